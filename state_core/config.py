@@ -1,0 +1,366 @@
+"""The one typed configuration tree.
+
+Every improvement is a field, so that any can be switched off alone. The tree is frozen: derive a
+new one with `override`. Presets follow the phases of the design; `default` is what we recommend.
+
+    cfg = SOSMConfig.preset("default", vocab_size=4096)
+    cfg = cfg.override({"graph.k_max": 8, "train.lr": 1e-3})
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from state_core.errors import ConfigError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Source = Literal["token", "local", "long", "position", "all"]
+Mixer = str  # a name registered in state_core.layers.registry
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class StateConfig(Section):
+    """The semantic state (meaning units) and the temporal state of a token."""
+
+    layout: dict[str, Source] = {
+        "I": "token", "S": "token", "R1": "local", "R2": "local",
+        "C1": "local", "K": "long", "C2": "long", "T": "local",
+        "G": "long", "M": "local", "D": "long", "F": "long",
+        "P": "position", "E": "token", "A": "token", "X": "all",
+    }  # fmt: skip
+    """Block name → the source it is computed from, in the order of the blocks."""
+    local_width: int = Field(4, ge=1)
+    """How many tokens, the current one included, a `local` block sees."""
+    half_lives: dict[str, float] = {"K": 16, "F": 32, "C2": 64, "D": 128, "G": 512}
+    """Half-life in tokens of each `long` block's exponential average."""
+    temporal_dim: int = Field(32, ge=8)
+    """Width P of the temporal state."""
+    temporal_rank: int = Field(16, ge=1)
+    """Rank of the factorised table, by token id, inside the temporal state."""
+
+    @model_validator(mode="after")
+    def _every_long_block_has_a_half_life(self) -> StateConfig:
+        long = {name for name, source in self.layout.items() if source == "long"}
+        if long != set(self.half_lives):
+            raise ValueError(
+                f"state.half_lives must name the long blocks {sorted(long)}, "
+                f"got {sorted(self.half_lives)}"
+            )
+        if any(h <= 0 for h in self.half_lives.values()):
+            raise ValueError("state.half_lives must be positive")
+        return self
+
+
+class GraphConfig(Section):
+    """How the token graph is built."""
+
+    enabled: bool = True
+    causal: bool = True
+    """False builds a bidirectional graph, for encoders; a language model refuses it."""
+    window: int = Field(8, ge=0)
+    """Sequential edges: every token looks at itself and at the `window` tokens before it."""
+    sinks: int = Field(2, ge=0)
+    """Every token looks at the first `sinks` tokens, so that attention has somewhere to rest."""
+    semantic: bool = True
+    """Edges to the most similar earlier tokens outside the window."""
+    similarity: Literal["blockwise", "full", "projection"] = "blockwise"
+    """Weighted cosines of chosen blocks, the cosine of the whole state, or the cosine of a fixed
+    orthonormal projection of it."""
+    block_weights: dict[str, float] = {"I": 0.5, "R2": 0.3, "K": 0.2}
+    """Weight of each block's cosine in the blockwise similarity."""
+    learn_weights: bool = False
+    """Train the block weights (they stay positive and keep their sum)."""
+    projection_dim: int = Field(16, ge=1)
+    k_base: int = Field(8, ge=1)
+    """Semantic edges of a token; with adaptive K, of a token of average ambiguity."""
+    adaptive_k: bool = True
+    """Ambiguous tokens get more edges: K_i = clamp(k_base + k_alpha · z_i, k_min, k_max)."""
+    k_min: int = Field(3, ge=0)
+    k_max: int = Field(12, ge=1)
+    k_alpha: float = 1.5
+    ambiguity: Literal["scores", "block_norms"] = "scores"
+    """Entropy of the row's best similarities, or of the norms of the state's blocks."""
+    mutual: bool = False
+    """Keep i→j only if i is also among j's best over the tokens up to i (fewer hubs)."""
+    successor: bool = True
+    """For a semantic edge i→j also i→j+1: what followed last time."""
+
+    @model_validator(mode="after")
+    def _bounds_of_k_are_ordered(self) -> GraphConfig:
+        if not self.k_min <= self.k_base <= self.k_max:
+            raise ValueError(
+                f"graph needs k_min ≤ k_base ≤ k_max, got {self.k_min}, {self.k_base}, {self.k_max}"
+            )
+        if any(w < 0 for w in self.block_weights.values()) or not sum(self.block_weights.values()):
+            raise ValueError("graph.block_weights must be ≥ 0 and not all zero")
+        return self
+
+    @property
+    def max_k(self) -> int:
+        """The most semantic edges that a row can have."""
+        return self.k_max if self.adaptive_k else self.k_base
+
+
+class AttentionConfig(Section):
+    """Attention layers, over the graph's edges or dense."""
+
+    n_heads: int = Field(3, ge=1)
+    rope: bool = True
+    """Rotary position embedding on queries and keys."""
+    rope_base: float = Field(10_000.0, gt=0)
+
+
+class MambaConfig(Section):
+    """Mamba-2 layers (arXiv 2405.21060), named as in `mamba_ssm.Mamba2`."""
+
+    d_state: int = Field(64, ge=1)
+    d_conv: int = Field(4, ge=1)
+    expand: float = Field(2.0, gt=0)
+    headdim: int = Field(64, ge=1)
+    ngroups: int = Field(1, ge=1)
+    chunk_size: int = Field(64, ge=1)
+
+
+class PointerConfig(Section):
+    """The pointer head: the graph's edges vote for the word that followed their target."""
+
+    enabled: bool = True
+    dim: int = Field(32, ge=1)
+    """Width of the pointer's queries and keys."""
+
+
+class DataConfig(Section):
+    """What text is read."""
+
+    source: str = "shakespeare"
+    """A named corpus, a file, a folder or a glob."""
+    split_seed: int = 0
+    """Seed of the split by document, for corpora without a split of their own."""
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    steps: int = Field(600, ge=0)
+    batch_size: int = Field(8, ge=1)
+    seq_len: int = Field(512, ge=1)
+    accumulate: int = Field(1, ge=1)
+    """Batches per optimiser step."""
+    lr: float = Field(3e-3, gt=0)
+    min_lr_ratio: float = Field(0.1, ge=0, le=1)
+    warmup: int = Field(50, ge=0)
+    """Steps of linear warm-up before the cosine decay; cut to the run's length if longer."""
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = Field(1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, more time."""
+    eval_every: int = Field(200, ge=1)
+    eval_batches: int = Field(8, ge=1)
+    save_every: int = Field(200, ge=1)
+    log_every: int = Field(10, ge=1)
+    k1_every: int = Field(0, ge=0)
+    """Log K-1 responsibilities every so many steps; 0 never does."""
+    seed: int = 0
+    tensorboard: bool = False
+    wandb: bool = False
+    """Log to Weights & Biases as well, offline."""
+
+
+class SOSMConfig(Section):
+    """The whole tree: a model, the text it reads and how it is trained."""
+
+    vocab_size: int = Field(4096, ge=2)
+    d_model: int = Field(192, ge=1)
+    embed_rank: int = Field(96, ge=1)
+    """Rank r of the factorised embedding V×r×D, which the output head shares."""
+    layers: tuple[Mixer, ...] = ("mamba", "mamba", "graph_attention", "mamba")
+    """The mixer of each layer, bottom to top: mamba, graph_attention, attention, …"""
+    mlp_hidden: int = Field(512, ge=0)
+    """Hidden width of the SwiGLU after each mixer; 0 leaves it out."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    state: StateConfig = StateConfig()
+    graph: GraphConfig = GraphConfig()
+    attention: AttentionConfig = AttentionConfig()
+    mamba: MambaConfig = MambaConfig()
+    pointer: PointerConfig = PointerConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+    @field_validator("layers")
+    @classmethod
+    def _mixers_are_registered(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+        from state_core.layers.registry import mixer_names
+
+        for name in layers:
+            if name not in mixer_names():
+                raise ValueError(f"unknown mixer {name!r} in layers: {nearest(name, mixer_names())}")
+        if not layers:
+            raise ValueError("layers must name at least one mixer")
+        return layers
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> SOSMConfig:
+        from state_core.layers.registry import needs_graph
+
+        readers = [name for name in self.layers if needs_graph(name)]
+        readers += ["pointer"] if self.pointer.enabled else []
+        if readers and not self.graph.enabled:
+            raise ValueError(f"{readers[0]} reads the graph, but graph.enabled is false")
+        if not self.graph.causal:
+            raise ValueError(
+                "a language model needs graph.causal = true: a bidirectional graph would show it "
+                "the words it predicts. Build one with build_graph(state, cfg.graph) instead"
+            )
+        unknown = set(self.graph.block_weights) - set(self.state.layout)
+        if unknown:
+            name = sorted(unknown)[0]
+            raise ValueError(
+                f"graph.block_weights names no block {name!r}: {nearest(name, self.state.layout)}"
+            )
+        if self.d_model % self.attention.n_heads:
+            raise ValueError(
+                f"d_model {self.d_model} must be a multiple of attention.n_heads "
+                f"{self.attention.n_heads}"
+            )
+        return self
+
+    @classmethod
+    def preset(cls, name: str, **values: Any) -> SOSMConfig:
+        """A named configuration; `values` set top-level fields such as `vocab_size`."""
+        if name not in PRESETS:
+            raise ConfigError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
+        return cls.from_dict(PRESETS[name]).override(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SOSMConfig:
+        """Build from nested mappings; ConfigError names what is wrong and what is valid."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_readable(error)) from None
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> SOSMConfig:
+        """Read a .toml or .json file. The key `preset`, if given, is what the file builds on."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error}") from None
+        base = cls.preset(values.pop("preset", "default"))
+        return cls.from_dict(_merge(base.to_dict(), values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, ready for JSON."""
+        return self.model_dump(mode="json")
+
+    def override(self, values: Mapping[str, Any]) -> SOSMConfig:
+        """A new tree with dotted keys replaced: `{"graph.k_max": 8}`."""
+        tree = self.to_dict()
+        for dotted, value in values.items():
+            *parents, leaf = dotted.split(".")
+            section = tree
+            for depth, parent in enumerate(parents):
+                if not isinstance(section.get(parent), dict):
+                    _unknown_key(".".join(parents[: depth + 1]), dotted, section)
+                section = section[parent]
+            if leaf not in section and not _is_free_table(parents):
+                _unknown_key(dotted, dotted, section)
+            section[leaf] = value
+        return self.from_dict(tree)
+
+
+def parse_overrides(assignments: list[str]) -> dict[str, Any]:
+    """`["graph.k_max=8", "data.source=kjv"]` → a mapping for `SOSMConfig.override`.
+
+    The right-hand side is read as a TOML value, and as a plain string if it is none.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"cannot read the override {assignment!r}: write section.key=value")
+        try:
+            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = text.strip()
+    return values
+
+
+def _is_free_table(parents: list[str]) -> bool:
+    """Tables whose keys are the researcher's own (block names), not fields."""
+    return ".".join(parents) in {"state.layout", "state.half_lives", "graph.block_weights"}
+
+
+def _unknown_key(key: str, dotted: str, section: Mapping[str, Any]) -> None:
+    hint = nearest(key.rsplit(".", 1)[-1], section)
+    raise ConfigError(f"unknown configuration key {dotted!r}: {hint}")
+
+
+def _merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    free = ("layout", "half_lives", "block_weights")
+    merged = dict(base)
+    for key, value in values.items():
+        inner = merged.get(key)
+        nested = isinstance(inner, dict) and isinstance(value, Mapping) and key not in free
+        merged[key] = _merge(inner, value) if nested else value  # type: ignore[arg-type]
+    return merged
+
+
+def _readable(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            fields = _fields_at(item["loc"][:-1])
+            lines.append(f"unknown configuration key {path!r}: {nearest(str(item['loc'][-1]), fields)}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {message}" if path else message)
+    return "\n".join(lines)
+
+
+def _fields_at(path: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = SOSMConfig
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        if not isinstance(annotation, type) or not issubclass(annotation, BaseModel):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+_NO_GRAPH: dict[str, Any] = {"graph": {"enabled": False}, "pointer": {"enabled": False}}
+_PHASE1: dict[str, Any] = {
+    "layers": ("mamba", "mamba", "graph_attention", "mamba"),
+    "graph": {"similarity": "full", "adaptive_k": False, "mutual": True, "successor": False},
+    "pointer": {"enabled": False},
+    "train": {"precision": "bf16", "k1_every": 10},
+}
+_PHASE2: dict[str, Any] = _merge(_PHASE1, {"graph": {"similarity": "blockwise", "adaptive_k": True}})
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "baseline": {**_NO_GRAPH, "layers": ("attention",) * 4},
+    "mamba2": {**_NO_GRAPH, "layers": ("mamba",) * 4},
+    "phase1": _PHASE1,
+    "phase2": _PHASE2,
+    "default": {},
+}
