@@ -30,6 +30,18 @@ class CheckpointError(SOSMError, RuntimeError):
     """A checkpoint is missing, truncated, altered, or of another model."""
 
 
+class CausalityError(SOSMError, RuntimeError):
+    """A model let a position see what comes after it, so that its perplexity means nothing."""
+
+
+class TrainingError(SOSMError, RuntimeError):
+    """Training cannot go on: the loss or a gradient is not finite."""
+
+
+class StorageError(SOSMError, OSError):
+    """A file could not be written: the disk is full, or the folder is not writable."""
+
+
 class MissingExtraError(SOSMError, ImportError):
     """An optional dependency is not installed."""
 
