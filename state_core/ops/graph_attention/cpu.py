@@ -1,0 +1,194 @@
+"""Graph attention on the CPU: two fused Numba kernels as torch custom ops.
+
+The forward keeps the log-sum-exp of each row, and the backward makes the probabilities again from
+it. The backward walks the graph twice: by rows for dq and the scores' gradient, then by keys, over
+the reversed edges, for dk and dv. Nothing is added to by two threads.
+
+Shapes: B batch, H heads, T query tokens, S key tokens, D and M head widths, E edges of a row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from state_core.errors import InputError
+from state_core.ops.graph_attention import kernels
+from state_core.ops.numba_threads import match_torch_threads
+from state_core.ops.reverse_edges import reverse_edges
+
+# Heads whose probabilities and their gradients fit in this many bytes go through the backward's
+# two walks together: few enough to stay in the cache, enough to keep every core busy.
+SCRATCH_BYTES = 4 << 20
+
+Strides = tuple[np.uint64, np.uint64, np.uint64]
+
+
+def graph_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    neighbors: torch.Tensor,
+    counts: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """See `state_core.ops.graph_attention`."""
+    out, _ = _forward(q, k, v, neighbors, counts, bias, scale)
+    return out  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("state_core::graph_attention", mutates_args=(), device_types="cpu")
+def _forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    neighbors: torch.Tensor,
+    counts: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    out, lse = _outputs(q, v)
+    match_torch_threads()
+    valid = kernels.forward(
+        *_rows(q),
+        *_rows(k),
+        *_rows(v),
+        neighbors.contiguous().numpy(),
+        counts.contiguous().numpy(),
+        *_optional_rows(bias),
+        lse.numpy().dtype.type(scale),
+        *_rows(out),
+        lse.numpy(),
+        np.uint64(k.shape[2]),
+        np.uint64(q.shape[3]),
+        np.uint64(v.shape[3]),
+        torch.get_num_threads(),
+    )
+    if not valid:
+        edges, sources = neighbors.shape[2], k.shape[2]
+        raise InputError(f"counts must be within 0 … {edges}, neighbors within 0 … {sources - 1}")
+    return out, lse
+
+
+@_forward.register_fake
+def _forward_fake(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    neighbors: torch.Tensor,
+    counts: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _outputs(q, v)
+
+
+@torch.library.custom_op("state_core::graph_attention_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    d_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    neighbors: torch.Tensor,
+    counts: torch.Tensor,
+    bias: torch.Tensor | None,
+    lse: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    dq, dk, dv, d_bias = _gradients(q, k, v, bias)
+    starts, edges = reverse_edges(neighbors, counts, k.shape[2])
+    batch, heads, rows, _ = q.shape
+    row_bytes = 2 * neighbors.shape[2] * q.element_size()
+    group = max(1, min(batch * heads, SCRATCH_BYTES // max(1, rows * row_bytes)))
+    match_torch_threads()
+    kernels.backward(
+        *_rows(d_out),
+        *_rows(q),
+        *_rows(k),
+        *_rows(v),
+        neighbors.contiguous().numpy(),
+        counts.contiguous().numpy(),
+        *_optional_rows(bias),
+        lse.numpy(),
+        starts.numpy(),
+        edges.numpy(),
+        lse.numpy().dtype.type(scale),
+        *_rows(dq),
+        *_rows(dk),
+        *_rows(dv),
+        None if bias is None else d_bias.numpy(),
+        np.uint64(k.shape[2]),
+        np.uint64(q.shape[3]),
+        np.uint64(v.shape[3]),
+        group,
+        torch.get_num_threads(),
+    )
+    return dq, dk, dv, d_bias
+
+
+@_backward.register_fake
+def _backward_fake(
+    d_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    neighbors: torch.Tensor,
+    counts: torch.Tensor,
+    bias: torch.Tensor | None,
+    lse: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _gradients(q, k, v, bias)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    q, k, v, neighbors, counts, bias, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, neighbors, counts, bias, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx, d_out, _):  # type: ignore[no-untyped-def]
+    q, k, v, neighbors, counts, bias, lse = ctx.saved_tensors
+    dq, dk, dv, d_bias = _backward(d_out, q, k, v, neighbors, counts, bias, lse, ctx.scale)
+    return dq, dk, dv, None, None, None if bias is None else d_bias, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _outputs(q: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, heads, rows, _ = q.shape
+    return _empty_like_heads(q, v.shape[3]), q.new_empty(batch, heads, rows)
+
+
+def _gradients(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    like = [_empty_like_heads(x, x.shape[3]) for x in (q, k, v)]
+    return like[0], like[1], like[2], q.new_empty(0 if bias is None else bias.shape)
+
+
+def _empty_like_heads(x: torch.Tensor, width: int) -> torch.Tensor:
+    """An empty [B, H, T, width], tokens outside heads where x lies so, that no one need copy it."""
+    batch, heads, rows, _ = x.shape
+    if x.stride(1) < x.stride(2):
+        return x.new_empty(batch, rows, heads, width).transpose(1, 2)
+    return x.new_empty(batch, heads, rows, width)
+
+
+def _rows(x: torch.Tensor) -> tuple[npt.NDArray[np.floating], Strides]:
+    """The memory of a [B, H, T, ·] tensor, and its strides, rows contiguous: no copy for views."""
+    if x.stride(3) != 1 and x.shape[3] != 1:
+        x = x.contiguous()
+    span = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+    flat = torch.as_strided(x, (span if x.numel() else 0,), (1,)).numpy()
+    b, h, t, _ = x.stride()
+    return flat, (np.uint64(b), np.uint64(h), np.uint64(t))
+
+
+def _optional_rows(
+    x: torch.Tensor | None,
+) -> tuple[npt.NDArray[np.floating] | None, Strides | None]:
+    return (None, None) if x is None else _rows(x)
