@@ -210,7 +210,9 @@ class SOSMConfig(Section):
 
         for name in layers:
             if name not in mixer_names():
-                raise ValueError(f"unknown mixer {name!r} in layers: {nearest(name, mixer_names())}")
+                raise ValueError(
+                    f"unknown mixer {name!r} in layers: {nearest(name, mixer_names())}"
+                )
         if not layers:
             raise ValueError("layers must name at least one mixer")
         return layers
@@ -331,7 +333,9 @@ def _readable(error: ValidationError) -> str:
         path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             fields = _fields_at(item["loc"][:-1])
-            lines.append(f"unknown configuration key {path!r}: {nearest(str(item['loc'][-1]), fields)}")
+            lines.append(
+                f"unknown configuration key {path!r}: {nearest(str(item['loc'][-1]), fields)}"
+            )
         else:
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{path}: {message}" if path else message)
@@ -355,7 +359,9 @@ _PHASE1: dict[str, Any] = {
     "pointer": {"enabled": False},
     "train": {"precision": "bf16", "k1_every": 10},
 }
-_PHASE2: dict[str, Any] = _merge(_PHASE1, {"graph": {"similarity": "blockwise", "adaptive_k": True}})
+_PHASE2: dict[str, Any] = _merge(
+    _PHASE1, {"graph": {"similarity": "blockwise", "adaptive_k": True}}
+)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "baseline": {**_NO_GRAPH, "layers": ("attention",) * 4},

@@ -42,6 +42,10 @@ class StorageError(SOSMError, OSError):
     """A file could not be written: the disk is full, or the folder is not writable."""
 
 
+class CausalityError(SOSMError, RuntimeError):
+    """A model lets a position see what follows it; no perplexity of it means anything."""
+
+
 class MissingExtraError(SOSMError, ImportError):
     """An optional dependency is not installed."""
 

@@ -1,0 +1,51 @@
+"""Dense causal attention: the transformer baseline's mixer, as in Llama.
+
+B batch, T new tokens, S tokens known, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from state_core.config import SOSMConfig
+from state_core.layers.kv_cache import KVCache
+from state_core.layers.positions import RotaryEmbedding
+from state_core.layers.view import LayerView
+
+
+class CausalAttention(nn.Module):
+    """Softmax attention over all earlier tokens."""
+
+    def __init__(self, config: SOSMConfig, index: int) -> None:
+        super().__init__()
+        self.n_heads = config.attention.n_heads
+        head_dim = config.d_model // self.n_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.rope = (
+            RotaryEmbedding(head_dim, config.attention.rope_base) if config.attention.rope else None
+        )
+
+    def forward(
+        self, x: Tensor, view: LayerView, state: KVCache | None
+    ) -> tuple[Tensor, KVCache | None]:
+        """[B,T,D] → [B,T,D], and the keys and values so far when decoding."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+        if self.rope is not None:
+            q, k = self.rope(view.positions, q, k)
+        mask = None
+        if view.cached:
+            state = state or KVCache()
+            k, v = state.write(k, v, view.positions)
+            mask = _past(view.positions, k.shape[1])
+        y = F.scaled_dot_product_attention(
+            *(heads.transpose(1, 2) for heads in (q, k, v)), attn_mask=mask, is_causal=mask is None
+        )
+        return self.out(y.transpose(1, 2).flatten(2)), state
+
+
+def _past(positions: Tensor, length: int) -> Tensor:
+    """Which of `length` keys each query may see: [B,1,T,S] bool."""
+    return (torch.arange(length, device=positions.device) <= positions[..., None])[:, None]

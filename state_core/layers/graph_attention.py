@@ -1,0 +1,58 @@
+"""Attention over the edges of the token graph.
+
+The bias of an edge is a_h·sim + kind bias, per head, so that similarity trains through attention.
+B batch, T new tokens, S tokens known, H heads, D head width, E edges of a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from state_core import ops
+from state_core.config import SOSMConfig
+from state_core.graph.neighbors import EdgeKind
+from state_core.graph.token_graph import TokenGraph
+from state_core.layers.kv_cache import KVCache
+from state_core.layers.positions import RotaryEmbedding
+from state_core.layers.view import LayerView
+
+
+class GraphAttention(nn.Module):
+    """Each token attends to its row of the graph and to nothing else."""
+
+    def __init__(self, config: SOSMConfig, index: int) -> None:
+        super().__init__()
+        self.n_heads = config.attention.n_heads
+        head_dim = config.d_model // self.n_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.rope = (
+            RotaryEmbedding(head_dim, config.attention.rope_base) if config.attention.rope else None
+        )
+        self.similarity_scale = nn.Parameter(torch.ones(self.n_heads))
+        self.kind_bias = nn.Parameter(torch.zeros(self.n_heads, len(EdgeKind)))
+
+    def forward(
+        self, x: Tensor, view: LayerView, state: KVCache | None
+    ) -> tuple[Tensor, KVCache | None]:
+        """[B,T,D] → [B,T,D], and the keys and values so far when decoding."""
+        assert view.graph is not None
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+        if self.rope is not None:
+            q, k = self.rope(view.positions, q, k)
+        if view.cached:
+            state = state or KVCache()
+            k, v = state.write(k, v, view.positions)
+        y = ops.graph_attention(
+            *(heads.transpose(1, 2) for heads in (q, k, v)),
+            view.graph.neighbors,
+            view.graph.counts,
+            bias=self.edge_bias(view.graph),
+        )
+        return self.out(y.transpose(1, 2).flatten(2)), state
+
+    def edge_bias(self, graph: TokenGraph) -> Tensor:
+        """What the graph says of each edge, [B,H,T,E]."""
+        similarity = self.similarity_scale[:, None, None] * graph.weights[:, None]
+        return similarity + self.kind_bias[:, graph.kinds.long()].transpose(0, 1)

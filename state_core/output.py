@@ -1,0 +1,111 @@
+"""What a forward pass returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from state_core.cache import SOSMCache
+from state_core.errors import InputError
+from state_core.graph.neighbors import EdgeKind
+from state_core.graph.token_graph import TokenGraph
+from state_core.layers.pointer import Votes
+from state_core.state import State
+
+
+@dataclass(frozen=True)
+class Source:
+    """One origin of a prediction: an edge, or the vocabulary head where `target` is None."""
+
+    share: float
+    target: int | None = None
+    kind: EdgeKind | None = None
+    word: int | None = None
+
+
+@dataclass(frozen=True)
+class PredictionExplanation:
+    """Where the probability of `token` at position `position` comes from; shares add up to 1.
+
+    `sources` are sorted by share. An edge to j votes for the token that followed j.
+    """
+
+    position: int
+    token: int
+    probability: float
+    sources: list[Source]
+
+
+@dataclass(eq=False)
+class SOSMOutput:
+    """B batch, T tokens, V vocabulary.
+
+    loss: mean negative log-likelihood over the labels, None without labels; token_nll [B,T−1]: that
+    of each label (0 where ignored); graph, state: when asked for; aux_loss: what routed layers add.
+    """
+
+    hidden: Tensor
+    vocabulary_logits: Callable[[Tensor], Tensor]
+    mix: Callable[[Votes, Tensor], Tensor] | None = None
+    votes: Votes | None = None
+    loss: Tensor | None = None
+    token_nll: Tensor | None = None
+    graph: TokenGraph | None = None
+    state: State | None = None
+    aux_loss: Tensor | None = None
+    cache: SOSMCache | None = None
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """[B,T,V]; with a pointer head, log p of the mixture. Computed when first asked for, since
+        training needs the labels' share only."""
+        logits = self.vocabulary_logits(self.hidden)
+        if self.votes is None or self.mix is None:
+            return logits
+        return self.mix(self.votes, logits)
+
+    @property
+    def last_logits(self) -> Tensor:
+        """[B,V]: `logits` of the last token alone, which is all that decoding needs."""
+        logits = self.vocabulary_logits(self.hidden[:, -1:])
+        if self.votes is not None and self.mix is not None:
+            last = Votes(self.votes.log_share[:, -1:], self.votes.words[:, -1:])
+            logits = self.mix(last, logits)
+        return logits[:, 0]
+
+    def explain_prediction(self, b: int, i: int, token: int | None = None) -> PredictionExplanation:
+        """Where the probability of `token` after position index `i` of text `b` comes from.
+
+        token: the most likely one if not given. InputError without a pointer head.
+        """
+        if self.votes is None or self.graph is None:
+            raise InputError(
+                "explain_prediction needs the pointer head and the graph: "
+                "call model(ids, return_graph=True) on a model with pointer.enabled = true"
+            )
+        log_p = self.logits[b, i].detach().double().log_softmax(-1)
+        token = int(log_p.argmax()) if token is None else token
+        if not 0 <= token < log_p.numel():
+            raise InputError(f"token {token} is out of range: the vocabulary has {log_p.numel()}")
+        words, log_share = self.votes.words[b, i], self.votes.log_share[b, i].detach().double()
+        vocabulary = self.vocabulary_logits(self.hidden[b, i]).detach().double().log_softmax(-1)
+        edges = (words == token).nonzero()[:, 0].tolist()
+        parts = torch.cat([(log_share[0] + vocabulary[token])[None], log_share[1:][edges]]).softmax(
+            0
+        )
+        sources = [Source(share=float(parts[0]))]
+        for e, share in zip(edges, parts[1:].tolist(), strict=True):
+            target = int(self.graph.neighbors[b, i, e])
+            kind = EdgeKind(int(self.graph.kinds[b, i, e]))
+            sources.append(Source(share, target, kind, token))
+        sources.sort(key=lambda source: -source.share)
+        return PredictionExplanation(
+            position=int(self.graph.positions[b, i]),
+            token=token,
+            probability=float(log_p[token].exp()),
+            sources=sources,
+        )

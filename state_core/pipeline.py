@@ -1,0 +1,232 @@
+"""SOSM, the model: embed → state → graph → layers → head.
+
+B batch, T new tokens, S tokens known, D model width, r embedding rank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from state_core import ops
+from state_core.adapters.mu_adapter import MUAdapter
+from state_core.adapters.recency import advance, recency
+from state_core.adapters.temporal_adapter import TemporalAdapter
+from state_core.cache import SOSMCache
+from state_core.config import SOSMConfig
+from state_core.errors import InputError
+from state_core.generation import GenerationMixin
+from state_core.graph.graph_builder import GraphBuilder
+from state_core.graph.token_graph import TokenGraph
+from state_core.layers.embedding import FactorisedEmbedding
+from state_core.layers.mlp import SwiGLU
+from state_core.layers.pointer import PointerHead, Votes, mixture_logits, target_logprob
+from state_core.layers.registry import build_mixer
+from state_core.layers.view import LayerView
+from state_core.output import SOSMOutput
+from state_core.state import State
+
+IGNORED = -100
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: a mixer over tokens, then a SwiGLU over channels."""
+
+    def __init__(self, config: SOSMConfig, index: int) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.mixer = build_mixer(config.layers[index], config, index)
+        self.dropout = nn.Dropout(config.dropout)
+        self.mlp: nn.Sequential | None = None
+        if config.mlp_hidden:
+            norm = nn.RMSNorm(config.d_model, eps=1e-5)
+            self.mlp = nn.Sequential(norm, SwiGLU(config.d_model, config.mlp_hidden))
+
+    def forward(self, x: Tensor, view: LayerView, state: Any) -> tuple[Tensor, Any]:
+        y, state = self.mixer(self.mixer_norm(x), view, state)
+        x = x + self.dropout(y)
+        if self.mlp is not None:
+            x = x + self.dropout(self.mlp(x))
+        return x, state
+
+
+class SOSM(GenerationMixin, nn.Module):
+    """The Sparsely Organized Semantic Model; its baselines are the same class, configured without
+    a graph."""
+
+    def __init__(self, config: SOSMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = FactorisedEmbedding(config.vocab_size, config.embed_rank, config.d_model)
+        if config.graph.enabled:
+            layout = tuple(config.state.layout)
+            self.mu = MUAdapter(config.state, config.embed_rank)
+            self.temporal = TemporalAdapter(config.state, config.vocab_size)
+            width = 4 * len(layout) + config.state.temporal_dim
+            self.read_state = nn.Linear(width, config.d_model, bias=False)
+            self.graph_builder = GraphBuilder(config.graph, layout)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(len(config.layers)))
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.pointer = (
+            PointerHead(config.d_model, config.pointer.dim) if config.pointer.enabled else None
+        )
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def new_cache(self, batch_size: int = 1) -> SOSMCache:
+        """An empty cache: `out = model(ids, cache=cache)` continues from what it holds."""
+        return SOSMCache(self.config, batch_size, self.embedding.codes.weight.device)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        return_graph: bool = False,
+        return_state: bool = False,
+        cache: SOSMCache | None = None,
+    ) -> SOSMOutput:
+        """Read `input_ids` [B,T].
+
+        labels [B,T]: the same ids, shifted inside; −100 is ignored. cache: what was read before;
+        updated in place. InputError for ids or labels of the wrong shape, type or range.
+        """
+        self._check(input_ids, labels, cache)
+        batch, length = input_ids.shape
+        if cache is None:
+            positions = torch.arange(length, device=input_ids.device).expand(batch, length)
+        else:
+            positions = cache.advance(length)
+
+        codes, x = self.embedding(input_ids)
+        state, graph = self._build_graph(input_ids, codes, positions, cache)
+        if state is not None:
+            both = torch.cat([state.semantic.flatten(2), state.temporal], dim=-1)
+            x = x + self.read_state(both)
+        view = LayerView(positions, graph, cached=cache is not None)
+        for i, block in enumerate(self.blocks):
+            x = self._run(block, i, x, view, cache)
+        hidden = self.norm(x)
+
+        votes = self._votes(hidden, graph, input_ids, positions, cache)
+        nll, loss = self._loss(hidden, votes, labels)
+        return SOSMOutput(
+            hidden=hidden,
+            vocabulary_logits=self.embedding.logits,
+            mix=None if votes is None else mixture_logits,
+            votes=votes,
+            loss=loss,
+            token_nll=nll,
+            graph=graph if return_graph else None,
+            state=state if return_state else None,
+            cache=cache,
+        )
+
+    def _build_graph(
+        self, ids: Tensor, codes: Tensor, positions: Tensor, cache: SOSMCache | None
+    ) -> tuple[State | None, TokenGraph | None]:
+        if not self.config.graph.enabled:
+            return None, None
+        seen = recency(ids, positions, None if cache is None else cache.recency)
+        semantic, carried = self.mu(codes, seen, None if cache is None else cache.mu)
+        state = State(semantic, self.temporal(ids, seen), self.mu.layout)
+        graph = self.graph_builder(state, None if cache is None else cache.graph)
+        if cache is not None and cache.recency is not None:
+            cache.mu = carried
+            cache.recency = advance(cache.recency, ids, positions)
+        return state, graph
+
+    def _run(
+        self, block: nn.Module, i: int, x: Tensor, view: LayerView, cache: SOSMCache | None
+    ) -> Tensor:
+        if cache is not None:
+            x, cache.layers[i] = block(x, view, cache.layers[i])
+            return x
+        if self.training and self.config.train.activation_checkpointing:
+            x, _ = checkpoint(block, x, view, None, use_reentrant=False)
+            return x
+        x, _ = block(x, view, None)
+        return x
+
+    def _votes(
+        self,
+        hidden: Tensor,
+        graph: TokenGraph | None,
+        ids: Tensor,
+        positions: Tensor,
+        cache: SOSMCache | None,
+    ) -> Votes | None:
+        if self.pointer is None or graph is None:
+            return None
+        keys = self.pointer.key(hidden)
+        if cache is not None:
+            keys, ids = cache.pointer_keys.write(keys, positions), cache.ids.write(ids, positions)
+        votes: Votes = self.pointer(hidden, graph, keys, ids)
+        return votes
+
+    def _loss(
+        self, hidden: Tensor, votes: Votes | None, labels: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Negative log-likelihood of each label [B,T−1], and its mean."""
+        if labels is None:
+            return None, None
+        targets = labels[:, 1:]
+        codes = self.embedding.contract(hidden[:, :-1])
+        log_p = ops.token_logprob(
+            codes.flatten(0, 1), self.embedding.codes.weight, targets.flatten()
+        )
+        log_p = log_p.view_as(targets)
+        if votes is not None:
+            log_p = target_logprob(
+                Votes(votes.log_share[:, :-1], votes.words[:, :-1]), log_p, targets
+            )
+        kept = targets != IGNORED
+        nll = torch.where(kept, -log_p, 0)
+        return nll, nll.sum() / kept.sum().clamp(min=1)
+
+    def _check(self, ids: Tensor, labels: Tensor | None, cache: SOSMCache | None) -> None:
+        if ids.dim() != 2 or ids.dtype != torch.int64:
+            raise InputError(f"input_ids must be int64 [B, T], got {ids.dtype} {list(ids.shape)}")
+        if 0 in ids.shape:
+            raise InputError(f"input_ids are empty: {list(ids.shape)}; give at least one token")
+        low, high = (int(v) for v in ids.aminmax())
+        if low < 0 or high >= self.config.vocab_size:
+            raise InputError(
+                f"input_ids hold {low if low < 0 else high}, but the vocabulary has ids 0 to "
+                f"{self.config.vocab_size - 1}"
+            )
+        if cache is not None and cache.batch_size != ids.shape[0]:
+            raise InputError(
+                f"the cache holds {cache.batch_size} texts, input_ids have {ids.shape[0]}: "
+                f"use model.new_cache(batch_size={ids.shape[0]})"
+            )
+        if labels is None:
+            return
+        if labels.shape != ids.shape or labels.dtype != torch.int64:
+            raise InputError(
+                f"labels must be int64 {list(ids.shape)}, got {labels.dtype} {list(labels.shape)}"
+            )
+        if ids.shape[1] < 2:
+            raise InputError(
+                "labels need at least two tokens: each token is predicted from those before it"
+            )
+        known = labels[labels != IGNORED]
+        if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < self.config.vocab_size:
+            raise InputError(f"labels must be −100 or ids below {self.config.vocab_size}")
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write model.safetensors and config.json, atomically."""
+        from state_core.checkpoint import save_model
+
+        save_model(self, Path(directory))
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> SOSM:
+        """Load what `save_pretrained` wrote; CheckpointError if it is missing or altered."""
+        from state_core.checkpoint import load_model
+
+        return load_model(Path(directory))
