@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -22,6 +23,19 @@ from state_core.errors import BackendError, nearest
 log = logging.getLogger("state_core")
 
 REGISTRY: dict[str, Op] = {}
+_preferred = "auto"
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Within this block, ops called with backend="auto" use `backend`: a whole model run on its
+    reference is `with use_backend("naive"): model(ids)`."""
+    global _preferred
+    before, _preferred = _preferred, backend
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ class Op:
 
     def select(self, backend: str, device: torch.device) -> Callable[..., Any]:
         """The implementing function for tensors on `device`."""
-        return _load(self.name, backend, device.type)
+        return _load(self.name, _preferred if backend == "auto" else backend, device.type)
 
 
 @cache

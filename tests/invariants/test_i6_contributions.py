@@ -1,0 +1,61 @@
+"""I6: contributions add up to the edge's weight, and the shares of a prediction to one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.invariants.variants import VARIANTS, build, text
+
+WITH_GRAPH = [name for name, config in VARIANTS.items() if config.graph.enabled]
+WITH_POINTER = [name for name in WITH_GRAPH if VARIANTS[name].pointer.enabled]
+
+
+@pytest.mark.parametrize("name", WITH_GRAPH)
+def test_blocks_add_up_to_the_weight(name: str) -> None:
+    with torch.no_grad():
+        graph = build(name)(text(2, 40), return_graph=True).graph
+    assert graph is not None and graph.contributions.shape == (len(graph.weight), 16)
+    torch.testing.assert_close(graph.contributions.sum(-1), graph.weight, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", WITH_POINTER)
+def test_sources_of_a_prediction_add_up_to_one(name: str) -> None:
+    ids = text(2, 40)
+    with torch.no_grad():
+        out = build(name)(ids, return_graph=True)
+    for i in (0, 1, 17, 39):
+        for token in (None, int(ids[1, i])):
+            explained = out.explain_prediction(1, i, token)
+            assert sum(s.share for s in explained.sources) == pytest.approx(1.0, abs=1e-6)
+            for source in explained.sources:
+                if source.target is not None:
+                    assert source.target < i
+                    assert ids[1, source.target + 1] == explained.token
+
+
+@given(seed=st.integers(0, 1000), i=st.integers(0, 30))
+def test_explain_agrees_with_the_rows(seed: int, i: int) -> None:
+    with torch.no_grad():
+        graph = build("as recommended", seed)(text(1, 31, seed), return_graph=True).graph
+    assert graph is not None
+    row = graph.rows(0, i)
+    for j, weight in zip(row.neighbors.tolist(), row.weights.tolist(), strict=True):
+        edge = graph.explain(0, i, j)
+        assert edge.weight == pytest.approx(weight)
+        assert sum(edge.contributions.values()) == pytest.approx(weight, abs=2e-6)
+        assert str(j) in str(edge)
+
+
+@pytest.mark.parametrize("name", WITH_POINTER)
+def test_the_mixture_is_a_distribution(name: str) -> None:
+    ids = text(2, 30)
+    with torch.no_grad():
+        out = build(name)(ids, labels=ids)
+    total = out.logits.double().exp().sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-5, atol=1e-5)
+    assert out.token_nll is not None
+    picked = -out.logits[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(out.token_nll, picked, rtol=1e-4, atol=1e-5)

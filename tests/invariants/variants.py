@@ -1,0 +1,84 @@
+"""The models that every invariant is held to: each registered mixer, each field of the graph.
+
+A mixer joins by being registered, a field by a line in `FIELDS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from state_core import SOSM, SOSMConfig
+from state_core.layers.registry import mixer_names, needs_graph
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 53,
+    "d_model": 32,
+    "embed_rank": 12,
+    "mlp_hidden": 24,
+    "attention.n_heads": 2,
+    "mamba.headdim": 16,
+    "mamba.d_state": 8,
+    "mamba.chunk_size": 16,
+    "graph.window": 3,
+    "state.temporal_rank": 4,
+    "pointer.dim": 8,
+}
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "as recommended": {},
+    "mutual": {"graph.mutual": True},
+    "mutual, fixed K": {"graph.mutual": True, "graph.adaptive_k": False},
+    "no successors": {"graph.successor": False},
+    "no semantic edges": {"graph.semantic": False},
+    "no window, no sinks": {"graph.window": 0, "graph.sinks": 0},
+    "fixed K": {"graph.adaptive_k": False},
+    "ambiguity of block norms": {"graph.ambiguity": "block_norms"},
+    "full similarity": {"graph.similarity": "full"},
+    "projected similarity": {"graph.similarity": "projection"},
+    "learned block weights": {"graph.learn_weights": True},
+    "other blocks": {"graph.block_weights": {"S": 0.6, "P": 0.2, "X": 0.2}},
+    "no pointer": {"pointer.enabled": False},
+    "no rope": {"attention.rope": False},
+    "checkpointed": {"train.activation_checkpointing": True},
+    "dropout": {"dropout": 0.1},
+}
+
+
+def variants() -> dict[str, SOSMConfig]:
+    """A small configuration per mixer, per field and per preset."""
+    small = SOSMConfig.preset("default").override(SMALL)
+    found = {}
+    for mixer in mixer_names():
+        found[f"mixer {mixer}"] = small.override({"layers": [mixer, mixer]})
+        if not needs_graph(mixer):
+            alone = {"graph.enabled": False, "pointer.enabled": False}
+            found[f"mixer {mixer}, no graph"] = found[f"mixer {mixer}"].override(alone)
+    mixed = small.override({"layers": ["mamba", "graph_attention"]})
+    for name, values in FIELDS.items():
+        found[name] = mixed.override(values)
+    for preset in ("phase1", "phase2"):
+        found[preset] = SOSMConfig.preset(preset).override({**SMALL, "layers": mixed.layers})
+    return found
+
+
+VARIANTS = variants()
+
+
+def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> SOSM:
+    """The variant with weights large enough that no part is silent, ready to evaluate."""
+    torch.manual_seed(seed)
+    model = SOSM(VARIANTS[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        if model.pointer is not None:
+            model.pointer.vocabulary.bias.zero_()
+    return model.to(dtype).eval()
+
+
+def text(batch: int, length: int, seed: int = 0, words: int = 12) -> torch.Tensor:
+    """Random ids [B,T] with many repetitions, so that edges and pointers have work."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(words, (batch, length), generator=generator) * 3
