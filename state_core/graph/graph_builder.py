@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from state_core import ops
 from state_core.config import GraphConfig
-from state_core.errors import ConfigError, InputError
+from state_core.errors import InputError
 from state_core.graph.adaptive_k import AdaptiveK
 from state_core.graph.graph_stream import GraphStream
 from state_core.graph.mutual import keep_mutual
@@ -66,12 +66,13 @@ class GraphBuilder(nn.Module):
         indices, scores = ops.causal_topk(
             u, cfg.max_k, apart, keys=keys, positions=positions, causal=cfg.causal
         )
+        k: int | Tensor = cfg.max_k
         if self.adaptive_k is not None:
             k = self.adaptive_k(state.semantic.detach(), scores)
             rank = torch.arange(cfg.max_k, device=k.device)
             indices = torch.where(rank < k[..., None], indices, -1)
         if cfg.mutual:
-            indices = keep_mutual(indices, scores, u, keys, positions, cfg, stream)
+            indices = keep_mutual(indices, scores, k, u, keys, positions, cfg, stream)
         return indices
 
 
@@ -98,11 +99,3 @@ def _check(state: State, layout: tuple[str, ...]) -> None:
             f"cannot build a graph of no tokens: state of shape {list(state.semantic.shape)}"
         )
     check_finite(state.semantic, "the semantic state")
-
-
-def require_causal(config: GraphConfig) -> None:
-    """ConfigError unless the graph may be read by a language model."""
-    if not config.causal:
-        raise ConfigError(
-            "a bidirectional graph shows a token what follows it; set graph.causal = true"
-        )

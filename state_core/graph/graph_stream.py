@@ -28,7 +28,7 @@ class GraphStream:
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.features = RowBuffer()
         self.semantic = RowBuffer()
-        self.bars: Tensor | None = None
+        self.bars = RowBuffer()
 
     def extend(self, u: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Append features [B,T,d] and states [B,T,N,4]; returns the new tokens' positions [B,T] and
@@ -46,4 +46,5 @@ class GraphStream:
         joined.lengths = torch.cat([s.lengths for s in streams])
         joined.features = RowBuffer.stack([s.features for s in streams])
         joined.semantic = RowBuffer.stack([s.semantic for s in streams])
+        joined.bars = RowBuffer.stack([s.bars for s in streams])
         return joined

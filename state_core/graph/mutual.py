@@ -17,16 +17,25 @@ from state_core.graph.graph_stream import GraphStream
 def keep_mutual(
     indices: Tensor,
     scores: Tensor,
+    k: int | Tensor,
     u: Tensor,
     keys: Tensor,
     positions: Tensor,
     config: GraphConfig,
     stream: GraphStream | None,
 ) -> Tensor:
-    """Lists `indices` [B,T,K] (−1 pads) with the edges that are not mutual set to −1."""
+    """Lists `indices` [B,T,K] (−1 pads) with the edges that are not mutual set to −1.
+
+    scores [B,T,K]: the K best similarities of each row; k: how many of them a token counts as its
+    own, one number or [B,T]; u [B,T,d] and keys [B,S,d]: features of the new tokens and of all.
+    """
     if not config.causal:
         return torch.where(_listed_both_ways(indices), indices, -1)
-    raise AssertionError
+    bars = None if stream is None else stream.bars.write(scores, positions)
+    keep = ops.mutual_filter(
+        indices, scores, u, k, config.window + 1, keys=keys, positions=positions, bars=bars
+    )
+    return torch.where(keep, indices, -1)
 
 
 def _listed_both_ways(indices: Tensor) -> Tensor:
