@@ -3,3 +3,21 @@
 """
 
 from __future__ import annotations
+
+from state_core.ops.causal_conv1d import causal_conv1d
+from state_core.ops.causal_topk import causal_topk
+from state_core.ops.edge_scores import edge_scores
+from state_core.ops.graph_attention import graph_attention
+from state_core.ops.mutual_filter import mutual_filter
+from state_core.ops.ssd import ssd
+from state_core.ops.token_logprob import token_logprob
+
+__all__ = [
+    "causal_conv1d",
+    "causal_topk",
+    "edge_scores",
+    "graph_attention",
+    "mutual_filter",
+    "ssd",
+    "token_logprob",
+]

@@ -18,8 +18,14 @@ import torch
 numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 
-def match_torch_threads() -> None:
-    """Give Numba's next launch, on this Python thread, as many threads as torch has."""
+def match_torch_threads(tasks: int | None = None) -> None:
+    """Give Numba's next launch, on this Python thread, as many threads as torch has.
+
+    No more than `tasks`, if that is given: a launch on one thread wakes no other, which matters
+    to a kernel that decodes one token.
+    """
     wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if tasks is not None:
+        wanted = max(min(wanted, tasks), 1)
     if numba.get_num_threads() != wanted:
         numba.set_num_threads(wanted)
