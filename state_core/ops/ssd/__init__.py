@@ -49,7 +49,7 @@ def ssd(
     x [B,T,H,P], dt [B,T,H] positive (softplus done), A [H] negative, B and C [B,T,G,N] with H a
     multiple of G, D [H] or None, initial_state [B,H,P,N] or None for zeros; T >= 1, of any length.
     Returns y [B,T,H,P] in x's dtype and, with `return_state`, the final state [B,H,P,N] in at least
-    float32, which is what the scan computes in. One token alone (T = 1) is a single recurrence step.
+    float32, which is what the scan computes in. One token alone (T = 1) is one recurrence step.
 
     Raises InputError for shapes that do not fit, BackendError for a backend that cannot run.
     """

@@ -233,7 +233,7 @@ def _log_decay_grads(dlog, kept, carried):
     """dlog [Q] becomes the gradient of log a_t.
 
     A decay acts on what later tokens read (dlog, summed from the end), on what earlier tokens leave
-    to the next chunk (kept, summed from the start) and on what came from the chunks before (carried).
+    to the next chunk (kept, summed from the start) and on what earlier chunks left (carried).
     """
     running = dlog.dtype.type(0)
     for t in range(dlog.shape[0] - 1, -1, -1):
@@ -365,7 +365,7 @@ def chunk_grads(
     dy, x, xs, B, bs, C, cs, A, D, decay, steps, dims, states, state_grads, starts_empty, ends_free,
     dx, ddt, dA, dB, dC, dD,
 ):  # fmt: skip
-    """Every gradient of a chunk, from the states that enter it and the gradients of those that leave.
+    """Every gradient of a chunk, from the states that enter it and the gradients of what leaves it.
 
     dA, dD are [B,c,H]: a chunk's share each.
     """
