@@ -1,0 +1,113 @@
+"""Runs cases: correctness first, and only then time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from state_core.bench.case import CASES, OURS, Case, Shape, Thunk
+from state_core.bench.memory import peak_memory
+from state_core.bench.report import Report, Result
+from state_core.bench.timing import Spread, interleave, ratios
+from state_core.errors import BackendError, ConfigError, nearest
+from state_core.machine import machine, versions
+
+GROUPS = ("ops", "model")
+Progress = Callable[[str], None]
+
+
+def run(
+    group: str = "all",
+    *,
+    names: Sequence[str] = (),
+    device: str = "cpu",
+    quick: bool = False,
+    memory: bool = True,
+    budget: float = 10.0,
+    progress: Progress = print,
+) -> Report:
+    """Compare ops and the model with their peers.
+
+    group:    "ops", "model" or "all".
+    names:    only these cases of the group; none means all of them.
+    quick:    small sizes and few rounds, to test the benchmark itself.
+    memory:   also measure peak memory, in a process per contender and size.
+    budget:   seconds of timing per case and size, beyond the least number of rounds.
+    progress: told, in a line, what is being done.
+
+    Raises ConfigError for an unknown group or case, BackendError for a device that is not there.
+    """
+    target = _device(device)
+    report = Report(machine(target), versions(), device, quick)
+    for case in select(group, names):
+        progress(f"{case.name}: {case.about}")
+        report.results.extend(
+            _run_case(case, target, quick, memory, 0.0 if quick else budget, progress)
+        )
+    return report
+
+
+def select(group: str, names: Sequence[str] = ()) -> list[Case]:
+    """The registered cases of a group, or those of them that are named."""
+    if group not in ("all", *GROUPS):
+        raise ConfigError(f"unknown group of benchmarks {group!r}: {nearest(group, GROUPS)}")
+    cases = {c.name: c for c in CASES.values() if group in ("all", c.group)}
+    for name in names:
+        if name not in cases:
+            raise ConfigError(f"unknown benchmark {name!r}: {nearest(name, cases)}")
+    return [cases[name] for name in names] if names else list(cases.values())
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError("there is no CUDA device here: leave out --device, or use --device cpu")
+    return device
+
+
+def _run_case(
+    case: Case, device: torch.device, quick: bool, memory: bool, budget: float, progress: Progress
+) -> list[Result]:
+    checks = case.check(device)
+    failed = [check for check in checks if not check.passed]
+    sizes = case.quick if quick else case.sizes
+    if failed:
+        progress(f"  differs from {failed[0].against}: not timed")
+        return [Result(case.name, dict(shape), case.axis, checks) for shape in sizes[:1]]
+    results = []
+    for shape in sizes:
+        progress(f"  {_spell(shape)}")
+        parts = _measure(case, shape, device, budget)
+        held = _memory(case, shape, device, list(parts["seconds"])) if memory else {}
+        results.append(Result(case.name, dict(shape), case.axis, checks, memory=held, **parts))
+    return results
+
+
+def _measure(case: Case, shape: Shape, device: torch.device, budget: float) -> dict[str, Any]:
+    inputs = case.inputs(shape, device)
+    absent = {c.name: c.missing(device) for c in case.contenders}
+    missing = {name: why for name, why in absent.items() if why}
+    thunks: dict[str, Thunk] = {
+        c.name: c.prepare(inputs) for c in case.contenders if c.name not in missing
+    }
+    seconds = interleave(thunks, device, budget)
+    peers = [name for name in thunks if name != OURS]
+    return {
+        "seconds": {name: Spread.of(values) for name, values in seconds.items()},
+        "ratio": {peer: Spread.of(ratios(seconds[OURS], seconds[peer])) for peer in peers},
+        "rounds": len(seconds[OURS]),
+        "figures": case.figures(inputs) if case.figures else {},
+        "missing": missing,
+    }
+
+
+def _memory(
+    case: Case, shape: Shape, device: torch.device, contenders: list[str]
+) -> dict[str, int]:
+    return {name: peak_memory(case.name, name, shape, device) for name in contenders}
+
+
+def _spell(shape: Shape) -> str:
+    return " ".join(f"{name}={size}" for name, size in shape.items())
