@@ -17,7 +17,7 @@ from typing import Any
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import numpy as np
 import torch
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -44,7 +44,7 @@ def flat_rows(x: torch.Tensor) -> tuple[Any, int]:
 @njit(inline="always")
 def tile_keys(array: Any) -> int:
     """How many keys of the array's dtype one tile holds."""
-    return TILE_BYTES // array.itemsize  # type: ignore[no-any-return]
+    return TILE_BYTES // array.itemsize
 
 
 @njit

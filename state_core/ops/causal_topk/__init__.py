@@ -62,7 +62,7 @@ def causal_topk(
         positions = torch.arange(tokens, device=u.device).expand(batch, tokens)
     ks, width = row_k(k, width, batch, tokens, u.device)
     select = OP.select(backend, u.device)
-    return select(u.detach(), keys.detach(), positions, ks, width, exclude, causal)  # type: ignore[no-any-return]
+    return select(u.detach(), keys.detach(), positions, ks, width, exclude, causal)
 
 
 def check_rows(op: str, u: Tensor, keys: Tensor, positions: Tensor | None, exclude: int) -> None:
@@ -84,11 +84,13 @@ def row_k(
     k: int | Tensor, width: int | None, batch: int, tokens: int, device: torch.device
 ) -> tuple[Tensor, int]:
     """k as [B, T] int32, and the number of columns it needs."""
-    if not isinstance(k, Tensor):
+    if isinstance(k, int):
+        low = high = k
         k = torch.full((batch, tokens), k, dtype=torch.int32, device=device)
-    if k.shape != (batch, tokens) or k.is_floating_point():
+    elif k.shape != (batch, tokens) or k.is_floating_point():
         raise InputError(f"k must be an integer or [{batch}, {tokens}] integers: {_describe(k)}")
-    low, high = (0, 0) if k.numel() == 0 else (int(n) for n in torch.aminmax(k))
+    else:
+        low, high = (int(n) for n in torch.aminmax(k)) if k.numel() else (0, 0)
     width = high if width is None else width
     if low < 0 or high > width:
         raise InputError(f"k must lie between 0 and the width {width}, got {low} to {high}")

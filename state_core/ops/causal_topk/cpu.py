@@ -237,4 +237,4 @@ def _start_row(u: Any, i: int, d: int, width: int, indices: Any, scores: Any) ->
     """Empty the list of row i; False if the row is not finite."""
     indices[i * width : (i + 1) * width] = -1
     scores[i * width : (i + 1) * width] = -np.inf
-    return all_finite(u, i * d, (i + 1) * d)  # type: ignore[no-any-return]
+    return all_finite(u, i * d, (i + 1) * d)

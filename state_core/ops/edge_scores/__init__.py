@@ -50,7 +50,7 @@ def edge_scores(
     _check(u, neighbors, counts, keys)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     select = OP.select(backend, u.device)
-    return select(u.to(dtype), neighbors, counts, keys.to(dtype))  # type: ignore[no-any-return]
+    return select(u.to(dtype), neighbors, counts, keys.to(dtype))
 
 
 def _check(u: Tensor, neighbors: Tensor, counts: Tensor, keys: Tensor) -> None:

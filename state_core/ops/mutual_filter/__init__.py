@@ -78,9 +78,7 @@ def mutual_filter(
         raise InputError(f"mutual_filter: positions must lie below {keys.shape[1]}, the keys")
     ks, _ = row_k(width if k is None else k, width, batch, tokens, u.device)
     select = OP.select(backend, u.device)
-    return select(  # type: ignore[no-any-return]
-        indices, scores.detach(), u.detach(), keys.detach(), positions, ks, bars, exclude
-    )
+    return select(indices, scores.detach(), u.detach(), keys.detach(), positions, ks, bars, exclude)
 
 
 def _check(indices: Tensor, scores: Tensor, u: Tensor) -> None:

@@ -1,0 +1,15 @@
+"""Kernels are tested on poisoned buffers: what nobody wrote is NaN, or the largest integer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils import deterministic
+
+
+@pytest.fixture(autouse=True)
+def poison_empty_buffers(seeded: None) -> None:
+    """`torch.empty` gives NaN, so that a value nobody wrote is seen; `seeded` undoes the mode."""
+    torch.use_deterministic_algorithms(True)
+    assert deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
