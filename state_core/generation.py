@@ -106,7 +106,7 @@ def filtered_probabilities(
         least = p.topk(top_k, dim=-1).values[:, -1:]
         p = torch.where(p >= least, p, 0)
     if top_p is not None:
-        ranked, order = (p / p.sum(-1, keepdim=True)).sort(-1, descending=True, stable=True)
+        ranked, order = (p / p.sum(-1, keepdim=True)).sort(dim=-1, descending=True, stable=True)
         # A token stays if those before it have not reached top_p; the first always stays.
         ranked = torch.where(ranked.cumsum(-1) - ranked < top_p, ranked, 0)
         p = torch.zeros_like(p).scatter(-1, order, ranked)
