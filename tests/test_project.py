@@ -6,7 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
-from importlib import resources
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -44,8 +44,19 @@ def test_import_is_light():
     assert done.stdout.split() == []
 
 
-def test_it_is_typed():
-    assert resources.files("state_core").joinpath("py.typed").is_file()
+@pytest.mark.slow
+def test_a_wheel_carries_all_that_it_reads(tmp_path: Path):
+    """Types, manifests of the corpora, and every file of the package that is not code."""
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    carried = set(zipfile.ZipFile(wheel).namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", "state_core"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    manifests = {f"state_core/_manifests/{path.name}" for path in (ROOT / "data").glob("*.toml")}
+    assert manifests
+    assert manifests | set(tracked.stdout.split()) <= carried
 
 
 def requirements() -> list[str]:

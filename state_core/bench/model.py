@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -53,6 +53,7 @@ def _text(batch: int, length: int, device: torch.device) -> Text:
     return Text(ids, configs)
 
 
+@cache
 def _check(device: torch.device) -> list[Comparison]:
     """A model that leaks is not timed, nor one beside a baseline of another size."""
     text = _text(1, 2, device)
@@ -85,7 +86,7 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 def _trainer(name: str, text: Text) -> Thunk:
