@@ -23,6 +23,8 @@ from state_core.errors import BackendError, nearest
 log = logging.getLogger("state_core")
 
 REGISTRY: dict[str, Op] = {}
+# A plain dict, which torch.compile traces through; it traces neither an import nor a logger.
+_loaded: dict[tuple[str, str, str], Callable[..., Any]] = {}
 _preferred = "auto"
 
 
@@ -84,7 +86,8 @@ class Op:
 
     def select(self, backend: str, device: torch.device) -> Callable[..., Any]:
         """The implementing function for tensors on `device`."""
-        return _load(self.name, _preferred if backend == "auto" else backend, device.type)
+        key = (self.name, _preferred if backend == "auto" else backend, device.type)
+        return _loaded.get(key) or _load(*key)
 
 
 @cache
@@ -92,9 +95,9 @@ def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-@cache
 def _load(op: str, backend: str, device: str) -> Callable[..., Any]:
     name, why = REGISTRY[op].choose(backend, device)
     if backend == "auto":
         log.info("%s on %s uses backend %s (%s)", op, device, name, why)
-    return getattr(importlib.import_module(REGISTRY[op].backends[name].module), op)  # type: ignore[no-any-return]
+    module = importlib.import_module(REGISTRY[op].backends[name].module)
+    return _loaded.setdefault((op, backend, device), getattr(module, op))
