@@ -57,7 +57,7 @@ def _forward(
         *_rows(v),
         neighbors.contiguous().numpy(),
         counts.contiguous().numpy(),
-        *_optional_rows(bias),
+        *_rows(_or_empty(bias, q)),
         lse.numpy().dtype.type(scale),
         *_rows(out),
         lse.numpy(),
@@ -85,7 +85,9 @@ def _forward_fake(
     return _outputs(q, v)
 
 
-@torch.library.custom_op("state_core::graph_attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "state_core::graph_attention_backward", mutates_args=(), device_types="cpu"
+)
 def _backward(
     d_out: torch.Tensor,
     q: torch.Tensor,
@@ -110,7 +112,7 @@ def _backward(
         *_rows(v),
         neighbors.contiguous().numpy(),
         counts.contiguous().numpy(),
-        *_optional_rows(bias),
+        *_rows(_or_empty(bias, q)),
         lse.numpy(),
         starts.numpy(),
         edges.numpy(),
@@ -118,7 +120,7 @@ def _backward(
         *_rows(dq),
         *_rows(dk),
         *_rows(dv),
-        None if bias is None else d_bias.numpy(),
+        d_bias.numpy(),
         np.uint64(k.shape[2]),
         np.uint64(q.shape[3]),
         np.uint64(v.shape[3]),
@@ -167,7 +169,7 @@ def _gradients(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     like = [_empty_like_heads(x, x.shape[3]) for x in (q, k, v)]
-    return like[0], like[1], like[2], q.new_empty(0 if bias is None else bias.shape)
+    return like[0], like[1], like[2], q.new_empty((0, 0, 0, 0) if bias is None else bias.shape)
 
 
 def _empty_like_heads(x: torch.Tensor, width: int) -> torch.Tensor:
@@ -188,7 +190,5 @@ def _rows(x: torch.Tensor) -> tuple[npt.NDArray[np.floating], Strides]:
     return flat, (np.uint64(b), np.uint64(h), np.uint64(t))
 
 
-def _optional_rows(
-    x: torch.Tensor | None,
-) -> tuple[npt.NDArray[np.floating] | None, Strides | None]:
-    return (None, None) if x is None else _rows(x)
+def _or_empty(bias: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor:
+    return q.new_empty(0, 0, 0, 0) if bias is None else bias

@@ -18,13 +18,11 @@ Shapes: B batch, H heads, T query tokens, S key tokens, D and M head widths, E e
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from numba import njit, prange, types
-from numba.extending import intrinsic, overload
+from numba import njit, prange
 
-FAST = {"reassoc", "contract", "nsz", "arcp"}
+from state_core.ops.numba_math import FAST, exp_of_negative
+
 ZERO, ONE, FOUR = np.uint64(0), np.uint64(1), np.uint64(4)
 TWO, THREE = np.uint64(2), np.uint64(3)
 BLOCK = np.uint64(16)  # rows that a thread takes at a time
@@ -35,7 +33,7 @@ def forward(
     q, q_step, k, k_step, v, v_step, neighbors, counts, bias, bias_step, scale,
     out, out_step, lse, sources, width, v_width, threads,
 ):  # fmt: skip
-    """Fills out and lse; False, and rows left as they are, where an index is out of range."""
+    """Fills out and lse (an empty bias is none); False, and rows left as they are, where an index is out of range."""
     heads, rows, edges = np.uint64(lse.shape[1]), np.uint64(lse.shape[2]), neighbors.shape[2]
     blocks = (rows + BLOCK - ONE) // BLOCK
     units = np.uint64(lse.shape[0]) * heads * blocks
@@ -57,7 +55,7 @@ def forward(
                 q_at = b * q_step[0] + h * q_step[1] + i * q_step[2]
                 _dots(q, q_at, k, k_at, k_step[2], row, n, width, score)
                 _scale(score, n, scale)
-                if bias is not None:
+                if bias.size:
                     _add(bias, b * bias_step[0] + h * bias_step[1] + i * bias_step[2], n, score)
                 lse[b, h, i] = _softmax(score, n)
                 _weighted_sum(score, v, v_at, v_step[2], row, n, v_width, out, at)
@@ -96,12 +94,12 @@ def backward(
                     dq_at = b * dq_step[0] + h * dq_step[1] + i * dq_step[2]
                     _dots(q, q_at, k, k_at, k_step[2], row, n, width, p)
                     _scale(p, n, scale)
-                    if bias is not None:
+                    if bias.size:
                         at = b * bias_step[0] + h * bias_step[1] + i * bias_step[2]
                         _add(bias, at, n, p)
                     _dots(g, g_at, v, v_at, v_step[2], row, n, v_width, ds)
                     _softmax_gradient(p, ds, n, lse[b, h, i])
-                    if d_bias is not None:
+                    if d_bias.size:
                         d_bias[b, h, i, :n] = ds[:n]
                         d_bias[b, h, i, n:] = 0
                     _scale(ds, n, scale)
@@ -170,9 +168,7 @@ def _weighted_sum(weight, y, y_at, y_step, row, n, width, out, out_at):
         d = y_at + np.uint64(row[e + THREE]) * y_step
         of_a, of_b, of_c, of_d = weight[e], weight[e + ONE], weight[e + TWO], weight[e + THREE]
         for m in range(width):
-            out[out_at + m] += (
-                of_a * y[a + m] + of_b * y[b + m] + of_c * y[c + m] + of_d * y[d + m]
-            )
+            out[out_at + m] += of_a * y[a + m] + of_b * y[b + m] + of_c * y[c + m] + of_d * y[d + m]
     for e in range(whole, n):
         a = y_at + np.uint64(row[e]) * y_step
         of_a = weight[e]
@@ -197,9 +193,7 @@ def _gather_sum(weight, y, y_at, y_step, incoming, edges, width, out, out_at):
         d = y_at + np.uint64(in_d // per_row) * y_step
         of_a, of_b, of_c, of_d = weight[in_a], weight[in_b], weight[in_c], weight[in_d]
         for m in range(width):
-            out[out_at + m] += (
-                of_a * y[a + m] + of_b * y[b + m] + of_c * y[c + m] + of_d * y[d + m]
-            )
+            out[out_at + m] += of_a * y[a + m] + of_b * y[b + m] + of_c * y[c + m] + of_d * y[d + m]
     for at in range(whole, n):
         in_a = np.uint32(incoming[at])
         a = y_at + np.uint64(in_a // per_row) * y_step
@@ -228,10 +222,11 @@ def _softmax(score, n):
     peak = _largest(score, n)
     total = score.dtype.type(0)
     for e in range(n):
-        score[e] = _exp(score[e] - peak)
+        score[e] = exp_of_negative(score[e] - peak)
         total += score[e]
+    inverse = score.dtype.type(1) / total
     for e in range(n):
-        score[e] /= total
+        score[e] *= inverse
     return peak + np.log(total)
 
 
@@ -240,7 +235,7 @@ def _softmax_gradient(p, ds, n, lse):
     """p: scores in, probabilities out. ds: the probabilities' gradient in, the scores' out."""
     mean = p.dtype.type(0)
     for e in range(n):
-        p[e] = _exp(p[e] - lse)
+        p[e] = exp_of_negative(p[e] - lse)
         mean += p[e] * ds[e]
     for e in range(n):
         ds[e] = p[e] * (ds[e] - mean)
@@ -253,40 +248,3 @@ def _largest(score, n):
     for e in range(n):
         peak = max(peak, score[e])
     return peak
-
-
-@intrinsic
-def _as_float32(typing_context, bits):
-    """A float with these bits."""
-
-    def bitcast(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), bitcast
-
-
-def _exp(x):
-    """e^x for x ≤ 0, a polynomial for float32, that LLVM vectorises, and libm's for float64."""
-    return math.exp(x)
-
-
-@overload(_exp, jit_options={"fastmath": FAST})
-def _compile_exp(x):
-    if x != types.float32:
-        return lambda x: math.exp(x)
-
-    def exp32(x):
-        # x = n·ln 2 + r with |r| ≤ ln 2 / 2; then e^x = 2^n · e^r, e^r as in Cephes' expf (2 ulp).
-        x = np.float32(-87.0) if x < np.float32(-87.0) else x  # below it 2^n has no float32
-        n = np.floor(x * np.float32(1.442695041) + np.float32(0.5))
-        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-        e = np.float32(1.9875691500e-4)
-        e = e * r + np.float32(1.3981999507e-3)
-        e = e * r + np.float32(8.3334519073e-3)
-        e = e * r + np.float32(4.1665795894e-2)
-        e = e * r + np.float32(1.6666665459e-1)
-        e = e * r + np.float32(5.0000001201e-1)
-        e = e * r * r + r + np.float32(1.0)
-        return e * _as_float32((np.int32(n) + np.int32(127)) << np.int32(23))
-
-    return exp32

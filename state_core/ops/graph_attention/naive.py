@@ -24,7 +24,9 @@ def graph_attention(
     edges = neighbors.shape[2]
     valid = torch.arange(edges, device=q.device) < counts[..., None]  # [B, T, E]
     index = torch.where(valid, neighbors, 0).long()
-    if bool(((index < 0) | (index >= sources)).any()) or bool(((counts < 0) | (counts > edges)).any()):
+    if bool(((index < 0) | (index >= sources)).any()) or bool(
+        ((counts < 0) | (counts > edges)).any()
+    ):
         raise InputError(f"counts must be within 0 … {edges}, neighbors within 0 … {sources - 1}")
     row = torch.arange(batch, device=q.device)[:, None, None]
     keys = k[row, :, index]  # [B, T, E, H, D]
