@@ -79,17 +79,17 @@ def test_initial_steps_are_log_uniform_in_their_range() -> None:
 def test_weights_of_transformers_load_and_give_its_outputs() -> None:
     modeling = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
     config = modeling.Mamba2Config(
-        hidden_size=24, num_heads=6, head_dim=8, state_size=10, n_groups=1, expand=2, chunk_size=16
+        hidden_size=24, num_heads=6, head_dim=8, state_size=10, n_groups=2, expand=2, chunk_size=16
     )
     torch.manual_seed(0)
     theirs = modeling.Mamba2Mixer(config, layer_idx=0)
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    ours = Mamba2(24, d_state=10, headdim=8, chunk_size=16)
+    ours = Mamba2(24, d_state=10, headdim=8, ngroups=2, chunk_size=16)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 37, 24)
-    want = theirs.torch_forward(x)
+    want = theirs.eval()(x)
     got, _ = ours(x)
     assert error(got, want) < 1e-5
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from state_core.ops.numba_threads import match_torch_threads
 from state_core.ops.ssd import kernels
+from state_core.ops.ssd.matmul import PAD
 
 
 def ssd(
@@ -44,7 +45,7 @@ class _Problem:
 
     def __init__(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> None:
         batch, length, heads, width = x.shape
-        chunk = min(_round_up(chunk, 4), _round_up(length, 4))
+        chunk = _round_up(min(chunk, length), PAD)
         self.dims = (batch, length, heads, width, B.shape[2], B.shape[3], chunk)
         self.x, self.B, self.C = _flat(x), _flat(B), _flat(C)
         self.steps = dt.contiguous().numpy()
@@ -58,17 +59,15 @@ class _Problem:
             batch,
             self.chunks,
             heads,
-            _round_up(n_state, kernels.PAD),
-            _round_up(width, kernels.PAD),
+            _round_up(n_state, PAD),
+            _round_up(width, PAD),
         )
         return x.new_empty(shape)
 
     def carry(self, x: Tensor, state: Tensor | None) -> Tensor:
         """A state [B,H,P,N], or zeros, in the kernels' padded [B,H,N,P] layout."""
         batch, _, heads, width, _, n_state, _ = self.dims
-        carry = x.new_zeros(
-            batch, heads, _round_up(n_state, kernels.PAD), _round_up(width, kernels.PAD)
-        )
+        carry = x.new_zeros(batch, heads, _round_up(n_state, PAD), _round_up(width, PAD))
         if state is not None:
             carry[:, :, :n_state, :width] = state.transpose(2, 3)
         return carry
@@ -122,10 +121,10 @@ def _(
     chunk_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, heads, width = x.shape
-    n_state, pad = B.shape[3], kernels.PAD
-    chunk = min(_round_up(chunk_size, 4), _round_up(length, 4))
+    n_state = B.shape[3]
+    chunk = _round_up(min(chunk_size, length), PAD)
     chunks = -(-length // chunk)
-    states = (batch, chunks, heads, _round_up(n_state, pad), _round_up(width, pad))
+    states = (batch, chunks, heads, _round_up(n_state, PAD), _round_up(width, PAD))
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     return y, x.new_empty(batch, heads, width, n_state), x.new_empty(states)
 

@@ -1,7 +1,7 @@
 """Numba kernels of the chunked SSD: every tile fits in L1/L2, every product is a small GEMM.
 
 Shapes: B batch, T tokens, c chunk, Q tokens of a chunk, H heads, P head dim, G groups, N state.
-N and P are padded to a multiple of PAD in tiles and states, so that the GEMM needs no remainder.
+Q, N and P are padded to a multiple of PAD in tiles and states: products need no remainder.
 A state is kept as [N,P] here ([P,N] outside): then no product of the forward needs a transpose.
 
 `x`, `B`, `C` come as flat memory with strides in elements (batch, token, head or group; the last
@@ -19,59 +19,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-PAD = 16
-_FAST = {"contract", "reassoc", "nsz", "arcp"}  # not nnan/ninf: NaN must stay visible
-_jit = njit(cache=True, fastmath=_FAST, error_model="numpy")
-_pjit = njit(cache=True, fastmath=_FAST, error_model="numpy", parallel=True)
+from state_core.ops.numba_math import FAST
+from state_core.ops.ssd.matmul import matmul_add, matmul_add_causal, matmul_add_upper
 
-FULL, UPPER, LOWER_OUT = 0, 1, 2
+_jit = njit(cache=True, fastmath=FAST, error_model="numpy")
+_pjit = njit(cache=True, fastmath=FAST, error_model="numpy", parallel=True)
+
 _TINY = 1e-30  # smaller decays are set to 0: denormal arithmetic is slow on some CPUs
-
-
-@_jit
-def _block(out, a, b, i, k, cols):
-    """out[i:i+4, :cols] += a[i:i+4, k:k+4] @ b[k:k+4, :cols]"""
-    a00, a01, a02, a03 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
-    a10, a11, a12, a13 = a[i + 1, k], a[i + 1, k + 1], a[i + 1, k + 2], a[i + 1, k + 3]
-    a20, a21, a22, a23 = a[i + 2, k], a[i + 2, k + 1], a[i + 2, k + 2], a[i + 2, k + 3]
-    a30, a31, a32, a33 = a[i + 3, k], a[i + 3, k + 1], a[i + 3, k + 2], a[i + 3, k + 3]
-    for j in range(cols):
-        b0, b1, b2, b3 = b[k, j], b[k + 1, j], b[k + 2, j], b[k + 3, j]
-        out[i, j] += a00 * b0 + a01 * b1 + a02 * b2 + a03 * b3
-        out[i + 1, j] += a10 * b0 + a11 * b1 + a12 * b2 + a13 * b3
-        out[i + 2, j] += a20 * b0 + a21 * b1 + a22 * b2 + a23 * b3
-        out[i + 3, j] += a30 * b0 + a31 * b1 + a32 * b2 + a33 * b3
-
-
-@_jit
-def matmul_add(out, a, b, shape):
-    """out += a @ b; the dimensions of `a` are multiples of 4.
-
-    UPPER: `a` is upper triangular, its blocks of zeros are skipped. LOWER_OUT: only the lower
-    triangle of `out` is wanted.
-    """
-    terms, cols = b.shape
-    for i in range(0, a.shape[0], 4):
-        n = min(cols, (i + PAD) // PAD * PAD) if shape == LOWER_OUT else cols
-        for k in range(i if shape == UPPER else 0, terms, 4):
-            _block(out, a, b, i, k, n)
-
-
-@_jit
-def matmul_add_causal(out, a, b):
-    """out += tril(a) @ b, where a NaN in b[k] stays out of every row before k."""
-    for i in range(0, a.shape[0], 4):
-        for k in range(0, i, 4):
-            _block(out, a, b, i, k, b.shape[1])
-        a00, a10, a20, a30 = a[i, i], a[i + 1, i], a[i + 2, i], a[i + 3, i]
-        a11, a21, a31 = a[i + 1, i + 1], a[i + 2, i + 1], a[i + 3, i + 1]
-        a22, a32, a33 = a[i + 2, i + 2], a[i + 3, i + 2], a[i + 3, i + 3]
-        for j in range(b.shape[1]):
-            b0, b1, b2, b3 = b[i, j], b[i + 1, j], b[i + 2, j], b[i + 3, j]
-            out[i, j] += a00 * b0
-            out[i + 1, j] += a10 * b0 + a11 * b1
-            out[i + 2, j] += a20 * b0 + a21 * b1 + a22 * b2
-            out[i + 3, j] += a30 * b0 + a31 * b1 + a32 * b2 + a33 * b3
 
 
 @_jit
@@ -146,7 +100,7 @@ def _load_steps(a, dt, decay, steps, b, start, rows, h):
 
 
 @_jit
-def _next_decay_row(e, a, t):
+def _decay_row(e, a, t):
     """e_t from e_{t-1}, but for its own entry, which is still 0."""
     tiny = a.dtype.type(_TINY)
     zero = a.dtype.type(0)
@@ -160,7 +114,7 @@ def _mix(scores, a, dt, e, mix):
     """mix[t,u] = (C_t . B_u) e_t[u] dt_u: what token t takes of x_u."""
     e[:] = 0
     for t in range(mix.shape[0]):
-        _next_decay_row(e, a, t)
+        _decay_row(e, a, t)
         e[t] = 1
         for u in range(mix.shape[1]):
             mix[t, u] = scores[t, u] * e[u] * dt[u]
@@ -175,7 +129,7 @@ def _mix_grads(scores, dmix, a, dt, e, mix, dscores, dstep, dlog):
     e[:] = 0
     dstep[:] = 0
     for t in range(mix.shape[0]):
-        _next_decay_row(e, a, t)
+        _decay_row(e, a, t)
         taken = a.dtype.type(0)
         for u in range(mix.shape[1]):
             m = scores[t, u] * e[u]
@@ -270,7 +224,7 @@ def chunk_states(x, xs, B, bs, decay, steps, dims, states, totals):
             at = b * xs[0] + start * xs[1] + h * xs[2]
             _load_scaled(xt, x, at, xs[1], rows, width, suffix)
             states[b, c, h] = 0
-            matmul_add(states[b, c, h], key.T, xt, FULL)
+            matmul_add(states[b, c, h], key.T, xt)
 
 
 @_pjit
@@ -318,7 +272,7 @@ def chunk_outputs(x, xs, B, bs, C, cs, D, decay, steps, dims, states, starts_emp
                 _load(query, C, b * cs[0] + start * cs[1] + g * cs[2], cs[1], rows, n_state)
                 _transpose(key_t, key)
                 scores[:] = 0
-                matmul_add(scores, query, key_t, LOWER_OUT)
+                matmul_add(scores, query, key_t)
             _load_steps(a, dt, decay, steps, b, start, rows, h)
             _load(xt, x, b * xs[0] + start * xs[1] + h * xs[2], xs[1], rows, width)
             _mix(scores, a, dt, e, mix)
@@ -327,7 +281,7 @@ def chunk_outputs(x, xs, B, bs, C, cs, D, decay, steps, dims, states, starts_emp
             if c > 0 or not starts_empty:
                 _decays(a, dt, prefix, suffix)
                 _scale_rows(scaled, query, prefix)
-                matmul_add(out, scaled, states[b, c, h], FULL)
+                matmul_add(out, scaled, states[b, c, h])
             for t in range(rows):
                 for p in range(width):
                     y[b, start + t, h, p] = out[t, p]
@@ -357,7 +311,7 @@ def chunk_state_grads(dy, C, cs, decay, steps, dims, grads):
             at = (b * length + start) * row + h * width
             _load_scaled(dyt, dy, at, row, rows, width, prefix)
             grads[b, c, h] = 0
-            matmul_add(grads[b, c, h], query.T, dyt, FULL)
+            matmul_add(grads[b, c, h], query.T, dyt)
 
 
 @_pjit
@@ -405,7 +359,7 @@ def chunk_grads(
                 _load(query, C, b * cs[0] + start * cs[1] + g * cs[2], cs[1], rows, n_state)
                 _transpose(key_t, key)
                 scores[:] = 0
-                matmul_add(scores, query, key_t, LOWER_OUT)
+                matmul_add(scores, query, key_t)
                 dscores[:] = 0
                 dkey[:] = 0
                 dquery[:] = 0
@@ -416,25 +370,25 @@ def chunk_grads(
             _load(dyt, dy, (b * length + start) * row + h * width, row, rows, width)
             _transpose(x_t, xt)
             dmix[:] = 0
-            matmul_add(dmix, dyt, x_t, LOWER_OUT)
+            matmul_add(dmix, dyt, x_t)
             _mix_grads(scores, dmix, a, dt, e, mix, dscores, dstep, dlog)
             kept[:] = 0
             carried = decay.dtype.type(0)
             _scale(dxt, dyt, D[h])
             dD[b, c, h] = _dot(xt, dyt)
-            matmul_add(dxt, mix.T, dyt, UPPER)
+            matmul_add_upper(dxt, mix.T, dyt)
             if c > 0 or not starts_empty:
                 _transpose(state_t, states[b, c, h])
                 part[:] = 0
-                matmul_add(part, dyt, state_t, FULL)
+                matmul_add(part, dyt, state_t)
                 _query_grads(part, prefix, query, dquery, dlog)
             if c < chunks - 1 or not ends_free:
                 leaving = state_grads[b, c, h]
                 _transpose(state_t, leaving)
                 part[:] = 0
-                matmul_add(part, xt, state_t, FULL)
+                matmul_add(part, xt, state_t)
                 _key_grads(part, suffix, dt, key, scaled, dkey, dstep, kept)
-                matmul_add(dxt, scaled, leaving, FULL)
+                matmul_add(dxt, scaled, leaving)
                 if c > 0 or not starts_empty:
                     carried = total * _dot(states[b, c, h], leaving)
             _log_decay_grads(dlog, kept, carried)
@@ -445,7 +399,7 @@ def chunk_grads(
                     dx[b, start + t, h, p] = dxt[t, p]
             if h % per_group == per_group - 1:
                 matmul_add_causal(dquery, dscores, key)
-                matmul_add(dkey, dscores.T, query, UPPER)
+                matmul_add_upper(dkey, dscores.T, query)
                 for t in range(rows):
                     for n in range(n_state):
                         dB[b, start + t, g, n] = dkey[t, n]
