@@ -15,12 +15,13 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from state_core.errors import StorageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TEMPORARY = ".tmp-"
 
@@ -48,8 +49,6 @@ def atomic_save_tensors(
 
     Tensors of any device and layout are taken; two names may not share memory.
     """
-    from safetensors.torch import save_file
-
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with _temporary_file(Path(path)) as temporary:
         save_file(plain, temporary, dict(metadata or {}))
@@ -112,8 +111,6 @@ def _temporary_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
     try:
         yield
     except StorageError:

@@ -30,10 +30,6 @@ class CheckpointError(SOSMError, RuntimeError):
     """A checkpoint is missing, truncated, altered, or of another model."""
 
 
-class CausalityError(SOSMError, RuntimeError):
-    """A model let a position see what comes after it, so that its perplexity means nothing."""
-
-
 class TrainingError(SOSMError, RuntimeError):
     """Training cannot go on: the loss or a gradient is not finite."""
 

@@ -207,7 +207,8 @@ def _corpus(source: str, parts: dict[str, list[Document]], note: str) -> Corpus:
     for name in PARTS:
         if not any(document.text.strip() for document in parts[name]):
             raise DataError(f"the {name} part of {source!r} is empty: give more text")
-    return Corpus(source, *(tuple(parts[name]) for name in PARTS), note)
+    train, valid, test = (tuple(parts[name]) for name in PARTS)
+    return Corpus(source, train, valid, test, note)
 
 
 def _size(corpus: Corpus, part: str) -> str:

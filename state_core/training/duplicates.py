@@ -37,11 +37,11 @@ def refuse_near_duplicates(splits: Mapping[str, Sequence[tuple[str, str]]]) -> N
             worst = (containment, a, b)
     if worst is None:
         return
-    share, a, b = worst
+    share, *pair = worst
+    first, second = (f"{documents[k][1]!r} ({documents[k][0]})" for k in pair)
     raise DataError(
-        f"{documents[a][1]!r} ({documents[a][0]}) and {documents[b][1]!r} ({documents[b][0]}) share "
-        f"{share:.0%} of the runs of {SHINGLE} words: a held-out text that was trained on measures "
-        "nothing. Remove one of them, or join them into one document"
+        f"{first} and {second} share {share:.0%} of the runs of {SHINGLE} words: a "
+        "held-out text that was trained on measures nothing. Remove one of them, or join them into one document"
     )
 
 

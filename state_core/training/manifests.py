@@ -45,7 +45,11 @@ class Split(BaseModel):
         if self.valid_from is not None and self.test_from is not None:
             year = int(name[:4])
             return (
-                "test" if year >= self.test_from else "valid" if year >= self.valid_from else "train"
+                "test"
+                if year >= self.test_from
+                else "valid"
+                if year >= self.valid_from
+                else "train"
             )
         return "test" if name in self.test else "valid" if name in self.valid else "train"
 
@@ -124,7 +128,7 @@ def fetch_archive(manifest: Manifest, report: Report = lambda message: None) -> 
 
 def _folder() -> Path:
     package = Path(__file__).parent.parent
-    installed = package / "_manifests"  # where a wheel carries them
+    installed = package / "manifests"  # where a wheel carries them
     return installed if installed.is_dir() else package.parent / "data"
 
 
@@ -176,7 +180,9 @@ def _npm(manifest: Manifest, folder: Path) -> list[str]:
 
 def _advice(manifest: Manifest, tried: str) -> str:
     cached = [name for name in manifest_names() if load_manifest(name).cached]
-    offline = [f"train on your own text: data.source = a file, a folder or a glob such as 'my/*.txt'"]
+    offline = [
+        "train on your own text: data.source = a file, a folder or a glob such as 'my/*.txt'"
+    ]
     if cached:
         offline.append(f"use what is here already: {', '.join(cached)}")
     offline.append(f"copy {manifest.archive} (sha256 {manifest.sha256}) to {manifest.path.parent}")

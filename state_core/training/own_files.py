@@ -42,8 +42,8 @@ def read_text(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if b"\0" in data[: 1 << 16]:
         raise DataError(
-            f"{path} is not a text file: it holds zero bytes. Name the text files only, for example "
-            f"with a glob such as '{path.parent}/*.txt'; a UTF-16 text must be saved as UTF-8 first"
+            f"{path} is not a text file: it holds zero bytes. Name the text files only, with a "
+            f"glob such as '{path.parent}/*.txt'; a UTF-16 text must be saved as UTF-8 first"
         )
     try:
         text = data.decode("utf-8-sig")
@@ -78,7 +78,9 @@ def _find(source: str) -> tuple[list[Path], Path]:
         found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
         root = Path()
     if not found:
-        kind = "holds no files" if path.is_dir() else "does not exist, and as a glob matches no file"
+        kind = (
+            "holds no files" if path.is_dir() else "does not exist, and as a glob matches no file"
+        )
         raise DataError(f"{source!r} {kind}. Give a text file, a folder of them, or a glob")
     return sorted(found), root
 

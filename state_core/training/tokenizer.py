@@ -137,9 +137,7 @@ def cached_tokenizer(
     return tokenizer
 
 
-def check_vocabulary(
-    tokenizer: Tokenizer, vocab_size: int, fingerprint: str | None = None
-) -> None:
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, fingerprint: str | None = None) -> None:
     """CheckpointError if a model of `vocab_size` was not trained with this tokenizer."""
     remedy = "Use the tokenizer.json that lies in the folder of the run or the model"
     if tokenizer.vocab_size > vocab_size:
