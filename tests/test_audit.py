@@ -87,7 +87,7 @@ def leak_in_adaptive_k(patch: pytest.MonkeyPatch, model: SOSM) -> None:
 
 
 def leak_in_mamba(patch: pytest.MonkeyPatch, model: SOSM) -> None:
-    _wrap(patch, mamba.ops, "causal_conv1d", lambda f, x, *a, **k: f(_tomorrow(x), *a, **k))
+    _wrap(patch, mamba, "causal_conv1d", lambda f, x, *a, **k: f(_tomorrow(x), *a, **k))
 
 
 def leak_in_graph_attention(patch: pytest.MonkeyPatch, model: SOSM) -> None:

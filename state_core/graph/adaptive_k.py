@@ -53,7 +53,7 @@ class AdaptiveK(nn.Module):
         cfg = self.config
         ambiguity = AMBIGUITY[cfg.ambiguity](semantic, scores)
         # The row is judged by earlier batches only, then the batch enters the statistics.
-        z = (ambiguity - self.mean) / self.var.clamp(min=1e-12).sqrt()
+        z = (ambiguity - self.mean.double()) / self.var.double().clamp(min=1e-12).sqrt()
         z = torch.where((self.batches > 0) & z.isfinite(), z, 0.0)
         if self.training:
             self._observe(ambiguity)
@@ -61,10 +61,10 @@ class AdaptiveK(nn.Module):
 
     @torch.no_grad()
     def _observe(self, ambiguity: Tensor) -> None:
-        values = ambiguity[ambiguity.isfinite()]
+        values = ambiguity[ambiguity.isfinite()].to(self.mean.dtype)
         if values.numel() < 2:
             return
-        weight = torch.clamp(1.0 / (self.batches + 1), min=MOMENTUM)
+        weight = max(1.0 / (int(self.batches) + 1), MOMENTUM)
         self.mean.lerp_(values.mean(), weight)
         self.var.lerp_(values.var(), weight)
         self.batches += 1
