@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from state_core import ops as _ops  # noqa: F401  (declares the ops)
@@ -50,12 +51,12 @@ def render(findings: list[Finding]) -> Table:
     colour = {"ok": "green", "absent": "dim", "warning": "yellow"}
     mark = {"ok": "✓", "absent": "–", "warning": "!"}
     table = Table(show_header=False, title="sosm doctor", title_justify="left")
-    previous = None
+    previous: str | None = None
     for f in findings:
         if previous not in (None, f.section):
             table.add_section()
         tick = f"[{colour[f.status]}]{mark[f.status]}[/]"
-        table.add_row("" if f.section == previous else f.section, f.name, tick, f.value)
+        table.add_row("" if f.section == previous else f.section, f.name, tick, escape(f.value))
         previous = f.section
     return table
 

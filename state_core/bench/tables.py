@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from state_core.bench.case import CASES, OURS, Goal
@@ -97,7 +98,7 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
         )
         for peer, spread in result.ratio.items()
     ]
-    rows += [(*lead, peer, why, "", "") for peer, why in result.missing.items()]
+    rows += [(*lead, peer, escape(why), "", "") for peer, why in result.missing.items()]
     rows += [
         (*lead, name, f"{value:.3g}", _goal(result, name, value), "")
         for name, value in result.figures.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def report(*results: bench.Result, machine: str = "a") -> bench.Report:
 
 
 def text(renderable: RenderableType) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(renderable)
     return console.export_text()
 
@@ -84,6 +85,11 @@ def test_tables_show_the_ratio_beside_its_check_and_goal():
     assert "5.00× [4.50, 5.50]" in shown
     assert "✗ ≥ 6" in shown
     assert "memory ✓ ≤ 1.1" in shown
+
+
+def test_tables_show_the_install_line_of_a_missing_peer():
+    install = "pip install 'state-core[bench]'"
+    assert install in text(bench.render(report(result(1024, 3.0, missing={"faiss": install}))))
 
 
 def test_tables_show_no_time_on_a_red_check():

@@ -52,8 +52,18 @@ def test_rounds_end_at_the_most_even_with_a_large_budget():
     assert len(seconds["a"]) == timing.MAX_ROUNDS
 
 
-def test_short_calls_are_repeated_within_a_sample(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(timing, "SHORTEST_SAMPLE", 1e-4)
-    calls = []
-    interleave({"a": lambda: calls.append(0)}, CPU, budget=0)
-    assert len(calls) > 10 * timing.MIN_ROUNDS
+@pytest.mark.parametrize(("seconds", "repeats"), [(1e-5, 500), (4e-3, 2), (2.0, 1)])
+def test_short_calls_are_repeated_within_a_sample(
+    seconds: float, repeats: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(timing, "SHORTEST_SAMPLE", 5e-3)
+    asked: list[int] = []
+
+    def clock(thunk: object, times: int, device: torch.device) -> float:
+        asked.append(times)
+        return seconds * times
+
+    monkeypatch.setattr(timing, "_time", clock)
+    samples = interleave({"a": lambda: None}, CPU, budget=0)["a"]
+    assert samples == pytest.approx([seconds] * timing.MIN_ROUNDS)
+    assert set(asked[-timing.MIN_ROUNDS :]) == {repeats}
