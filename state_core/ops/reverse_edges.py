@@ -78,8 +78,8 @@ def _build(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> Rever
     return ReversedEdges(starts, edges)
 
 
-@njit(parallel=True, cache=True)  # type: ignore[misc]
-def _counting_sort(neighbors, counts, starts, edges):  # type: ignore[no-untyped-def]
+@njit(parallel=True, cache=True)
+def _counting_sort(neighbors, counts, starts, edges):
     batch, rows, width = neighbors.shape
     sources = starts.shape[1] - 1
     valid = np.ones(batch, np.bool_)

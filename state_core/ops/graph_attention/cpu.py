@@ -36,7 +36,7 @@ def graph_attention(
 ) -> torch.Tensor:
     """See `state_core.ops.graph_attention`."""
     out, _ = _forward(q, k, v, neighbors, counts, bias, scale)
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 @torch.library.custom_op("state_core::graph_attention", mutates_args=(), device_types="cpu")
@@ -145,13 +145,13 @@ def _backward_fake(
     return _gradients(q, k, v, bias)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx, inputs, output) -> None:
     q, k, v, neighbors, counts, bias, ctx.scale = inputs
     ctx.save_for_backward(q, k, v, neighbors, counts, bias, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate(ctx, d_out, _):  # type: ignore[no-untyped-def]
+def _differentiate(ctx, d_out, _):
     q, k, v, neighbors, counts, bias, lse = ctx.saved_tensors
     dq, dk, dv, d_bias = _backward(d_out, q, k, v, neighbors, counts, bias, lse, ctx.scale)
     return dq, dk, dv, None, None, None if bias is None else d_bias, None

@@ -21,11 +21,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from state_core.ops.graph_attention.row_sum import add_rows
 from state_core.ops.numba_math import FAST, exp_of_negative
 
 ZERO, ONE, FOUR = np.uint64(0), np.uint64(1), np.uint64(4)
 TWO, THREE = np.uint64(2), np.uint64(3)
 BLOCK = np.uint64(16)  # rows that a thread takes at a time
+CHUNK = 128  # edges of a key that are looked up at a time
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
@@ -33,7 +35,10 @@ def forward(
     q, q_step, k, k_step, v, v_step, neighbors, counts, bias, bias_step, scale,
     out, out_step, lse, sources, width, v_width, threads,
 ):  # fmt: skip
-    """Fills out and lse (an empty bias is none); False, and rows left as they are, where an index is out of range."""
+    """Fills out and lse. An empty bias is none.
+
+    Returns False, and leaves rows as they are, where an index is out of range.
+    """
     heads, rows, edges = np.uint64(lse.shape[1]), np.uint64(lse.shape[2]), neighbors.shape[2]
     blocks = (rows + BLOCK - ONE) // BLOCK
     units = np.uint64(lse.shape[0]) * heads * blocks
@@ -105,6 +110,8 @@ def backward(
                     _scale(ds, n, scale)
                     _weighted_sum(ds, k, k_at, k_step[2], row, n, width, dq, dq_at)
         for thread in prange(threads):
+            readers = np.empty(CHUNK, np.uint32)
+            p_here, ds_here = np.empty(CHUNK, q.dtype), np.empty(CHUNK, q.dtype)
             for unit in range(np.uint64(thread), size * key_blocks, np.uint64(threads)):
                 pair = unit // key_blocks
                 b, h = (base + pair) // heads, (base + pair) % heads
@@ -113,11 +120,16 @@ def backward(
                 ds = d_score[pair * rows * edges : (pair + ONE) * rows * edges]
                 q_at, g_at = b * q_step[0] + h * q_step[1], b * g_step[0] + h * g_step[1]
                 for j in range(first, min(first + BLOCK, sources)):
-                    incoming = reversed_edges[b, starts[b, j] : starts[b, j + ONE]]
                     dk_at = b * dk_step[0] + h * dk_step[1] + j * dk_step[2]
                     dv_at = b * dv_step[0] + h * dv_step[1] + j * dv_step[2]
-                    _gather_sum(p, g, g_at, g_step[2], incoming, edges, v_width, dv, dv_at)
-                    _gather_sum(ds, q, q_at, q_step[2], incoming, edges, width, dk, dk_at)
+                    dk[dk_at : dk_at + width] = 0
+                    dv[dv_at : dv_at + v_width] = 0
+                    stop = starts[b, j + ONE]
+                    for start in range(starts[b, j], stop, CHUNK):
+                        some = reversed_edges[b, start : min(start + CHUNK, stop)]
+                        n = _collect(some, np.uint32(edges), p, ds, readers, p_here, ds_here)
+                        add_rows(p_here, g, g_at, g_step[2], readers, n, v_width, dv, dv_at)
+                        add_rows(ds_here, q, q_at, q_step[2], readers, n, width, dk, dk_at)
 
 
 @njit(fastmath=FAST, inline="always")
@@ -160,46 +172,18 @@ def _weighted_sum(weight, y, y_at, y_step, row, n, width, out, out_at):
     """out = Σ_e weight[e] · y[row[e]] over e < n."""
     for m in range(width):
         out[out_at + m] = 0
-    whole = n // FOUR * FOUR
-    for e in range(ZERO, whole, FOUR):
-        a = y_at + np.uint64(row[e]) * y_step
-        b = y_at + np.uint64(row[e + ONE]) * y_step
-        c = y_at + np.uint64(row[e + TWO]) * y_step
-        d = y_at + np.uint64(row[e + THREE]) * y_step
-        of_a, of_b, of_c, of_d = weight[e], weight[e + ONE], weight[e + TWO], weight[e + THREE]
-        for m in range(width):
-            out[out_at + m] += of_a * y[a + m] + of_b * y[b + m] + of_c * y[c + m] + of_d * y[d + m]
-    for e in range(whole, n):
-        a = y_at + np.uint64(row[e]) * y_step
-        of_a = weight[e]
-        for m in range(width):
-            out[out_at + m] += of_a * y[a + m]
+    add_rows(weight, y, y_at, y_step, row, n, width, out, out_at)
 
 
 @njit(fastmath=FAST)
-def _gather_sum(weight, y, y_at, y_step, incoming, edges, width, out, out_at):
-    """out = Σ weight[e] · y[e // edges] over the edges e that point at a key."""
-    for m in range(width):
-        out[out_at + m] = 0
-    n = np.uint64(incoming.size)
-    whole = n // FOUR * FOUR
-    per_row = np.uint32(edges)
-    for at in range(ZERO, whole, FOUR):
-        in_a, in_b = np.uint32(incoming[at]), np.uint32(incoming[at + ONE])
-        in_c, in_d = np.uint32(incoming[at + TWO]), np.uint32(incoming[at + THREE])
-        a = y_at + np.uint64(in_a // per_row) * y_step
-        b = y_at + np.uint64(in_b // per_row) * y_step
-        c = y_at + np.uint64(in_c // per_row) * y_step
-        d = y_at + np.uint64(in_d // per_row) * y_step
-        of_a, of_b, of_c, of_d = weight[in_a], weight[in_b], weight[in_c], weight[in_d]
-        for m in range(width):
-            out[out_at + m] += of_a * y[a + m] + of_b * y[b + m] + of_c * y[c + m] + of_d * y[d + m]
-    for at in range(whole, n):
-        in_a = np.uint32(incoming[at])
-        a = y_at + np.uint64(in_a // per_row) * y_step
-        of_a = weight[in_a]
-        for m in range(width):
-            out[out_at + m] += of_a * y[a + m]
+def _collect(edges, per_row, p, ds, row, p_here, ds_here):
+    """The row, probability and gradient of each of these edges; returns how many there are."""
+    for e in range(edges.size):
+        edge = np.uint32(edges[e])
+        row[e] = edge // per_row
+        p_here[e] = p[edge]
+        ds_here[e] = ds[edge]
+    return np.uint64(edges.size)
 
 
 @njit(fastmath=FAST, inline="always")
