@@ -25,7 +25,7 @@ CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 
 def token_logprob(h: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """See `state_core.ops.token_logprob`."""
-    return _forward(h, weight, targets)  # type: ignore[no-any-return]
+    return _forward(h, weight, targets)
 
 
 @torch.library.custom_op("state_core::token_logprob", mutates_args=())
@@ -72,11 +72,11 @@ def _backward_fake(
     return h.new_empty(h.shape), weight.new_empty(weight.shape)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx, gradient):  # type: ignore[no-untyped-def]
+def _differentiate(ctx, gradient):
     return *_backward(gradient, *ctx.saved_tensors), None
 
 
