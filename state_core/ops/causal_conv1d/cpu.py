@@ -79,8 +79,10 @@ def _backward(
     dx, dinitial = torch.empty(x.shape, dtype=x.dtype), x.new_empty(batch, taps - 1, channels)
     dweight = np.empty((tasks, taps, channels), dx.numpy().dtype)
     dbias = np.empty((tasks, channels), dweight.dtype)
+    *inputs, weight_t, bias_array = _arrays(x, weight, bias, initial_state)
+    flipped = np.ascontiguousarray(weight_t[::-1])
     kernels.backward(
-        dy.contiguous().numpy(), *_arrays(x, weight, bias, initial_state), silu,
+        dy.contiguous().numpy(), *inputs, weight_t, flipped, bias_array, silu,
         dx.numpy(), dinitial.numpy(), dweight, dbias,
     )  # fmt: skip
     summed = torch.from_numpy(dweight).sum(0).t().contiguous()
