@@ -24,7 +24,9 @@ from state_core.graph.graph_builder import GraphBuilder
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.embedding import FactorisedEmbedding
 from state_core.layers.mlp import SwiGLU
+from state_core.layers.norm import RMSNorm
 from state_core.layers.pointer import PointerHead, Votes, mixture_logits, target_logprob
+from state_core.layers.positions import rotations
 from state_core.layers.registry import build_mixer
 from state_core.layers.view import LayerView
 from state_core.output import SOSMOutput
@@ -38,12 +40,12 @@ class Block(nn.Module):
 
     def __init__(self, config: SOSMConfig, index: int) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.mixer_norm = RMSNorm(config.d_model)
         self.mixer = build_mixer(config.layers[index], config, index)
         self.dropout = nn.Dropout(config.dropout)
         self.mlp: nn.Sequential | None = None
         if config.mlp_hidden:
-            norm = nn.RMSNorm(config.d_model, eps=1e-5)
+            norm = RMSNorm(config.d_model)
             self.mlp = nn.Sequential(norm, SwiGLU(config.d_model, config.mlp_hidden))
 
     def forward(self, x: Tensor, view: LayerView, state: Any) -> tuple[Tensor, Any]:
@@ -70,7 +72,7 @@ class SOSM(GenerationMixin, nn.Module):
             self.read_state = nn.Linear(width, config.d_model, bias=False)
             self.graph_builder = GraphBuilder(config.graph, layout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(len(config.layers)))
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-5)
+        self.norm = RMSNorm(config.d_model)
         self.pointer = (
             PointerHead(config.d_model, config.pointer.dim) if config.pointer.enabled else None
         )
@@ -107,7 +109,7 @@ class SOSM(GenerationMixin, nn.Module):
         if state is not None:
             both = torch.cat([state.semantic.flatten(2), state.temporal], dim=-1)
             x = x + self.read_state(both)
-        view = LayerView(positions, graph, cached=cache is not None)
+        view = LayerView(positions, self._rotation(positions, cache), graph, cache is not None)
         for i, block in enumerate(self.blocks):
             x = self._run(block, i, x, view, cache)
         hidden = self.norm(x)
@@ -139,6 +141,14 @@ class SOSM(GenerationMixin, nn.Module):
             cache.mu = carried
             cache.recency = advance(cache.recency, ids, positions)
         return state, graph
+
+    def _rotation(self, positions: Tensor, cache: SOSMCache | None) -> Tensor | None:
+        attention = self.config.attention
+        if not attention.rope:
+            return None
+        # Without a cache every row starts at 0: one row of angles serves all.
+        rows = positions[:1] if cache is None else positions
+        return rotations(rows, self.config.d_model // attention.n_heads, attention.rope_base)
 
     def _run(
         self, block: nn.Module, i: int, x: Tensor, view: LayerView, cache: SOSMCache | None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from state_core.config import SOSMConfig
 from state_core.layers.kv_cache import KVCache
-from state_core.layers.positions import RotaryEmbedding
+from state_core.layers.positions import split_heads
 from state_core.layers.view import LayerView
 
 
@@ -21,20 +21,14 @@ class CausalAttention(nn.Module):
     def __init__(self, config: SOSMConfig, index: int) -> None:
         super().__init__()
         self.n_heads = config.attention.n_heads
-        head_dim = config.d_model // self.n_heads
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.rope = (
-            RotaryEmbedding(head_dim, config.attention.rope_base) if config.attention.rope else None
-        )
 
     def forward(
         self, x: Tensor, view: LayerView, state: KVCache | None
     ) -> tuple[Tensor, KVCache | None]:
         """[B,T,D] → [B,T,D], and the keys and values so far when decoding."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
-        if self.rope is not None:
-            q, k = self.rope(view.positions, q, k)
+        q, k, v = split_heads(self.qkv(x), self.n_heads, view.rotation)
         mask = None
         if view.cached:
             state = state or KVCache()

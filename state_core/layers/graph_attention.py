@@ -14,7 +14,7 @@ from state_core.config import SOSMConfig
 from state_core.graph.neighbors import EdgeKind
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.kv_cache import KVCache
-from state_core.layers.positions import RotaryEmbedding
+from state_core.layers.positions import split_heads
 from state_core.layers.view import LayerView
 
 
@@ -24,23 +24,17 @@ class GraphAttention(nn.Module):
     def __init__(self, config: SOSMConfig, index: int) -> None:
         super().__init__()
         self.n_heads = config.attention.n_heads
-        head_dim = config.d_model // self.n_heads
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.rope = (
-            RotaryEmbedding(head_dim, config.attention.rope_base) if config.attention.rope else None
-        )
         self.similarity_scale = nn.Parameter(torch.ones(self.n_heads))
-        self.kind_bias = nn.Parameter(torch.zeros(self.n_heads, len(EdgeKind)))
+        self.kind_bias = nn.Parameter(torch.zeros(len(EdgeKind), self.n_heads))
 
     def forward(
         self, x: Tensor, view: LayerView, state: KVCache | None
     ) -> tuple[Tensor, KVCache | None]:
         """[B,T,D] → [B,T,D], and the keys and values so far when decoding."""
         assert view.graph is not None
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
-        if self.rope is not None:
-            q, k = self.rope(view.positions, q, k)
+        q, k, v = split_heads(self.qkv(x), self.n_heads, view.rotation)
         if view.cached:
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
@@ -54,5 +48,15 @@ class GraphAttention(nn.Module):
 
     def edge_bias(self, graph: TokenGraph) -> Tensor:
         """What the graph says of each edge, [B,H,T,E]."""
-        similarity = self.similarity_scale[:, None, None] * graph.weights[:, None]
-        return similarity + self.kind_bias[:, graph.kinds.long()].transpose(0, 1)
+        bias = (
+            graph.weights[..., None] * self.similarity_scale
+            + kind_indicator(graph) @ self.kind_bias
+        )
+        return bias.permute(0, 3, 1, 2)
+
+
+def kind_indicator(graph: TokenGraph) -> Tensor:
+    """1 where an edge is of a kind, [B,T,E,kinds]: a product with it has a cheap gradient, where
+    indexing by kind would scatter."""
+    kinds = torch.arange(len(EdgeKind), device=graph.kinds.device, dtype=graph.kinds.dtype)
+    return (graph.kinds[..., None] == kinds).to(graph.weights.dtype)

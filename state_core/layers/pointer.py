@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from state_core import ops
 from state_core.graph.neighbors import EdgeKind
 from state_core.graph.token_graph import TokenGraph
+from state_core.layers.graph_attention import kind_indicator
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class PointerHead(nn.Module):
         """Votes for hidden states [B,T,D], given the pointer keys [B,S,d] and ids [B,S] known."""
         q = self.query(hidden) * keys.shape[-1] ** -0.5
         edges = ops.edge_scores(q, graph.neighbors, graph.counts, keys=keys).float()
-        edges = edges + self.similarity_scale * graph.weights + self.kind_bias[graph.kinds.long()]
+        edges = (
+            edges + self.similarity_scale * graph.weights + kind_indicator(graph) @ self.kind_bias
+        )
         votes = voting_edges(graph)
         edges = torch.where(votes, edges, -torch.inf)
         log_share = torch.cat([self.vocabulary(hidden).float(), edges], dim=-1).log_softmax(-1)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-class RotaryEmbedding(nn.Module):
-    """Rotates pairs (x_m, x_{m+D/2}) of queries and keys by position · base^(−2m/D)."""
-
-    def __init__(self, head_dim: int, base: float) -> None:
-        super().__init__()
-        self.exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-        self.base = base
-
-    def forward(self, positions: Tensor, *heads: Tensor) -> list[Tensor]:
-        """Rotate each of `heads` [B,T,H,D] for tokens at `positions` [B,T]."""
-        # Angles in float64: at position 100k float32 has lost the fast frequencies.
-        frequency = self.base ** -self.exponents.to(positions.device)
-        angles = positions[..., None, None] * frequency
-        cos, sin = angles.cos().to(heads[0].dtype), angles.sin().to(heads[0].dtype)
-        return [_rotate(x, cos, sin) for x in heads]
+def rotations(positions: Tensor, head_dim: int, base: float) -> Tensor:
+    """The unit complex numbers e^{i·position·base^(−2m/D)}, [B,T,1,D/2], for positions [B,T]."""
+    # Angles in float64: at position 100k float32 has lost the fast frequencies.
+    steps = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device)
+    angles = positions[..., None, None] * base ** (-steps / head_dim)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate the pairs (x_2m, x_2m+1) of heads [B,T,H,D] by `rotations`."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * rotation.to(pairs.dtype)).flatten(-2).to(x.dtype)
+
+
+def split_heads(
+    qkv: Tensor, n_heads: int, rotation: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B,T,H,D] of a projection [B,T,3·H·D]; the first two rotated."""
+    qk, v = qkv.unflatten(-1, (3 * n_heads, -1)).split([2 * n_heads, n_heads], dim=2)
+    if rotation is not None:
+        qk = rotate(qk, rotation)
+    q, k = qk.chunk(2, dim=2)
+    return q, k, v

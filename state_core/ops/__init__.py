@@ -7,17 +7,23 @@ from __future__ import annotations
 from state_core.ops.causal_conv1d import causal_conv1d
 from state_core.ops.causal_topk import causal_topk
 from state_core.ops.edge_scores import edge_scores
+from state_core.ops.gated_rms_norm import gated_rms_norm
 from state_core.ops.graph_attention import graph_attention
 from state_core.ops.mutual_filter import mutual_filter
+from state_core.ops.rms_norm import rms_norm
 from state_core.ops.ssd import ssd
+from state_core.ops.swiglu import swiglu
 from state_core.ops.token_logprob import token_logprob
 
 __all__ = [
     "causal_conv1d",
     "causal_topk",
     "edge_scores",
+    "gated_rms_norm",
     "graph_attention",
     "mutual_filter",
+    "rms_norm",
     "ssd",
+    "swiglu",
     "token_logprob",
 ]

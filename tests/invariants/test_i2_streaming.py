@@ -26,7 +26,7 @@ def assert_agree(model: SOSM, ids: Tensor, sizes: list[int]) -> None:
         whole = model(ids, return_graph=True)
     pieces = read_in_pieces(model, ids, sizes)
     logits = torch.cat([out.logits for out in pieces], dim=1)
-    error = float((logits - whole.logits).abs().max().detach() / whole.logits.abs().max())
+    error = float(((logits - whole.logits).abs().max() / whole.logits.abs().max()).detach())
     assert error < TOLERANCE[logits.dtype]
     if whole.graph is None:
         return

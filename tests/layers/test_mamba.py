@@ -21,7 +21,7 @@ def text(length: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def error(got: Tensor, want: Tensor) -> float:
-    return float((got - want).abs().max() / want.abs().max())
+    return float((got - want).abs().max().detach() / want.abs().max().detach())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
@@ -118,8 +118,8 @@ def test_bfloat16_autocast_stays_close() -> None:
 
 def test_compiled_layer_gives_the_same() -> None:
     mamba, x = layer(torch.float32), text(20, torch.float32)
-    compiled = torch.compile(mamba, backend="aot_eager", fullgraph=True)
-    got, want = compiled(x)[0], mamba(x)[0]
+    want, _ = mamba(x)  # the first call chooses the backends
+    got, _ = torch.compile(mamba, backend="aot_eager", fullgraph=True)(x)
     assert error(got, want) < 1e-6
 
 
