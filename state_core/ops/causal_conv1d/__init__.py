@@ -45,11 +45,13 @@ def causal_conv1d(
     run = OP.select(backend, x.device)
     if x.shape[1] == 1:
         run = naive.causal_conv1d  # one token: a handful of small tensor operations
+    taps = weight.shape[1]
     dtype = torch.promote_types(x.dtype, torch.float32)
-    given = (x, weight, bias, initial_state)
-    inputs, *others = (None if tensor is None else tensor.to(dtype) for tensor in given)
-    y = run(inputs, *others, activation).to(x.dtype)
-    return (y, _last_inputs(inputs, others[2], weight.shape[1] - 1)) if return_state else y
+    given = (weight, bias, initial_state)
+    inputs = x.to(dtype)
+    weight, bias, initial_state = (None if t is None else t.to(dtype) for t in given)
+    y = run(inputs, weight, bias, initial_state, activation).to(x.dtype)
+    return (y, _last_inputs(inputs, initial_state, taps - 1)) if return_state else y
 
 
 def _last_inputs(x: Tensor, initial_state: Tensor | None, count: int) -> Tensor:

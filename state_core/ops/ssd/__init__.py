@@ -56,12 +56,12 @@ def ssd(
     _check(x, dt, A, B, C, D, initial_state, chunk_size)
     run = OP.select(backend, x.device)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    given = (x, dt, A, B, C, D, initial_state)
-    args = tuple(None if tensor is None else tensor.to(dtype) for tensor in given)
+    needed = tuple(tensor.to(dtype) for tensor in (x, dt, A, B, C))
+    optional = tuple(None if tensor is None else tensor.to(dtype) for tensor in (D, initial_state))
     if x.shape[1] == 1:
-        y, state = _single(*args)
+        y, state = _single(*needed, *optional)
     else:
-        y, state = run(*args, chunk_size)
+        y, state = run(*needed, *optional, chunk_size)
     y = y.to(x.dtype)
     return (y, state) if return_state else y
 

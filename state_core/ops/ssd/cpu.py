@@ -32,7 +32,7 @@ def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _flat(tensor: Tensor) -> tuple[np.ndarray, tuple[int, int, int]]:
+def _flat(tensor: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
     """The memory of a [B,T,H,P] tensor as a flat array, and the strides of its first three axes."""
     if tensor.stride(-1) != 1:
         tensor = tensor.contiguous()

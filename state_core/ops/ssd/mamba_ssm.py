@@ -18,6 +18,6 @@ def ssd(
     """y [B,T,H,P] and the final state [B,H,P,N]."""
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
-    return mamba_chunk_scan_combined(  # type: ignore[no-any-return]
+    return mamba_chunk_scan_combined(
         x, dt, A, B, C, chunk_size, D, initial_states=initial_state, return_final_states=True
     )
