@@ -47,10 +47,9 @@ def causal_conv1d(
         run = naive.causal_conv1d  # one token: a handful of small tensor operations
     taps = weight.shape[1]
     dtype = torch.promote_types(x.dtype, torch.float32)
-    given = (weight, bias, initial_state)
     inputs = x.to(dtype)
-    weight, bias, initial_state = (None if t is None else t.to(dtype) for t in given)
-    y = run(inputs, weight, bias, initial_state, activation).to(x.dtype)
+    bias, initial_state = (None if t is None else t.to(dtype) for t in (bias, initial_state))
+    y = run(inputs, weight.to(dtype), bias, initial_state, activation).to(x.dtype)
     return (y, _last_inputs(inputs, initial_state, taps - 1)) if return_state else y
 
 

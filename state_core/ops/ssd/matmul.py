@@ -9,7 +9,7 @@ what the processor has.
 
 from __future__ import annotations
 
-import llvmlite.binding
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -19,7 +19,7 @@ from state_core.ops.numba_math import FAST
 
 PAD = 16  # columns of `out` and `b` come in multiples of it, rows and terms in multiples of 4
 # What fits in the registers: 32 of 512 bits with AVX-512, elsewhere at most a quarter of that.
-_WIDEST = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 16
+_WIDEST = 64 if llvm.get_host_cpu_features().get("avx512f") else 16
 
 
 def _panel(columns):
