@@ -6,6 +6,7 @@ It opens without a network, in light and dark. All text is data: see `analysis.h
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,9 @@ class Arm:
 
     @property
     def tokens_per_second(self) -> float | None:
-        return self.tokens / self.seconds if self.seconds > 0 else None
+        """Median over the log: the first step compiles kernels and is no measure."""
+        speeds = [r["tokens_per_second"] for r in self.log if r["kind"] == "train"]
+        return statistics.median(speeds) if speeds else None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ReportData:
     """All that the report shows. `arms`: ours first; `graph`: what `explorer.graph_data` gives."""
 
     corpus: str
+    held_out: str
     arms: Sequence[Arm]
     prompt: str
     generated: str
@@ -145,12 +149,13 @@ def _results(data: ReportData) -> Html:
         tag("h2", "Beside a transformer"),
         tag(
             "p",
-            "The same text in the same order, the same optimiser, as many parameters and as many "
-            "tokens; perplexity on plays that neither has read (lower is better). A recall token "
-            "is one whose pair with the token before it occurred earlier in the context.",
+            f"The same text in the same order, the same optimiser, as many parameters and as many "
+            f"tokens. Perplexity is on text that neither has read ({data.held_out}); lower is "
+            f"better. A recall token is one whose pair with the token before it occurred earlier "
+            f"in the context.",
         ),
         tag("div", tag("table", _head(columns), rows, class_="results"), class_="scroll"),
-        tag("p", "Made by ", tag("code", data.command), class_="note"),
+        tag("p", "Made by ", tag("code", data.command), class_="note made"),
     )
 
 

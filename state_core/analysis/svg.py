@@ -66,7 +66,8 @@ def line_chart(
 
 
 def smooth(points: Sequence[Point], reach: int) -> list[Point]:
-    """Each point's mean with those up to `reach` away on either side."""
+    """Each point's mean with those up to `reach` away on either side; fewer in a short line."""
+    reach = min(reach, len(points) // 10)
     means = []
     for n, (x, _) in enumerate(points):
         values = [y for _, y in points[max(0, n - reach) : n + reach + 1]]
@@ -133,7 +134,7 @@ def _line(series: Series, x: Callable[[float], float], y: Callable[[float], floa
         parts += [
             tag(
                 "circle",
-                tag("title", f"{series.name}: {b:.4g} at {a:g}"),
+                tag("title", f"{series.name}: {_spell(b)} at {a:g}"),
                 cx=x(a),
                 cy=y(b),
                 r=4,
@@ -146,11 +147,16 @@ def _line(series: Series, x: Callable[[float], float], y: Callable[[float], floa
 
 def _names(series: Sequence[Series], y: Callable[[float], float]) -> list[Html]:
     """Each line's name and last value beside its end, pushed apart where they would overlap."""
-    ends = sorted((y(s.points[-1][1]), s) for s in series if s.points) if series else []
+    ends = sorted(((y(s.points[-1][1]), s) for s in series if s.points), key=lambda end: end[0])
     names: list[Html] = []
     lowest = -math.inf
     for place, s in ends:
         lowest = max(place, lowest + LABEL_HEIGHT)
-        text = f"{s.name} {s.points[-1][1]:.3g}"
+        text = f"{s.name} {_spell(s.points[-1][1])}"
         names.append(tag("text", text, x=WIDTH - RIGHT + 8, y=lowest + 4, class_=s.style))
     return names
+
+
+def _spell(value: float) -> str:
+    """Three or more digits, whatever the size."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(max(abs(value), 1))))}f}"

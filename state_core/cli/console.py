@@ -1,0 +1,21 @@
+"""Where the commands write."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def status(message: str) -> None:
+    """A line about what is being done. It goes to stderr, so that stdout holds results alone."""
+    errors.print(message, style="dim", markup=False, soft_wrap=True)
+
+
+def pipe_friendly(text: str) -> None:
+    """Text as it is, for a pipe as well as for a terminal."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
