@@ -14,6 +14,7 @@ Shapes: N tokens, V vocabulary, r width of the embedding, C tokens of a chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -72,11 +73,11 @@ def _backward_fake(
     return h.new_empty(h.shape), weight.new_empty(weight.shape)
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx, gradient):
+def _differentiate(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
     return *_backward(gradient, *ctx.saved_tensors), None
 
 
