@@ -13,7 +13,7 @@ emitted as vector IR for a fixed number of columns, and each sum is written once
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
