@@ -119,7 +119,7 @@ class GraphConfig(Section):
 class AttentionConfig(Section):
     """Attention layers, over the graph's edges or dense."""
 
-    n_heads: int = Field(3, ge=1)
+    n_heads: int = Field(4, ge=1)
     rope: bool = True
     """Rotary position embedding on queries and keys."""
     rope_base: float = Field(10_000.0, gt=0)
@@ -169,6 +169,10 @@ class TrainConfig(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    matmul: Literal["highest", "medium"] = "medium"
+    """Float32 matrix products: "highest" takes the BLAS that torch was built with, "medium" lets
+    torch take oneDNN on CPU (as exact where the CPU has no bf16 tiles, and twice as fast on some),
+    and bf16 tensor cores on GPU."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, more time."""
     eval_every: int = Field(200, ge=1)
@@ -187,12 +191,12 @@ class SOSMConfig(Section):
     """The whole tree: a model, the text it reads and how it is trained."""
 
     vocab_size: int = Field(4096, ge=2)
-    d_model: int = Field(192, ge=1)
-    embed_rank: int = Field(96, ge=1)
+    d_model: int = Field(128, ge=1)
+    embed_rank: int = Field(64, ge=1)
     """Rank r of the factorised embedding V×r×D, which the output head shares."""
     layers: tuple[Mixer, ...] = ("mamba", "mamba", "graph_attention", "mamba")
     """The mixer of each layer, bottom to top: mamba, graph_attention, attention, …"""
-    mlp_hidden: int = Field(512, ge=0)
+    mlp_hidden: int = Field(384, ge=0)
     """Hidden width of the SwiGLU after each mixer; 0 leaves it out."""
     dropout: float = Field(0.0, ge=0, lt=1)
     state: StateConfig = StateConfig()

@@ -71,7 +71,7 @@ def test_block_tables_are_the_researchers_own() -> None:
         ({"train.steps": -1}, "train.steps"),
         ({"layers": []}, "at least one"),
         ({"graph.enabled": False}, "graph.enabled is false"),
-        ({"d_model": 100}, "multiple of attention.n_heads"),
+        ({"d_model": 102}, "multiple of attention.n_heads"),
         ({"state.half_lives": {"K": 3}}, "half_lives"),
     ],
 )

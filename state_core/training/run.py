@@ -10,7 +10,8 @@ runs/mine/model/           the trained model with its tokenizer: all that genera
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -163,12 +164,22 @@ def _fit(
     trainer = Trainer(model, batches, run_dir, text.valid, fingerprint, watcher)
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    with watcher:
+    with watcher, _matmul(settings.matmul):
         result = trainer.fit()
     if not result.interrupted:
         save_model(model, run_dir / MODEL_DIR, fingerprint)
         text.tokenizer.save(run_dir / MODEL_DIR / TOKENIZER_FILE)
     return result
+
+
+@contextmanager
+def _matmul(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _claim(run_dir: Path, overwrite: bool) -> None:
