@@ -1,0 +1,179 @@
+"""What each part of the quickstart's SOSM is worth, beside baselines of equal size and tuning.
+
+Every family gets the same grid of learning rates on seed 0 and keeps its best by held-out loss;
+then every arm is trained over the seeds with its family's rate. All arms of a seed read the same
+batches in the same order, which their data hashes prove.
+
+    python -m experiments.quickstart_ablation --out runs/ablation --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from state_core.atomic import atomic_write_json
+from state_core.config import SOSMConfig, parse_overrides
+from state_core.training.baselines import matched_baseline
+
+RATES = (2e-3, 4e-3, 8e-3)
+SEEDS = (0, 1, 2)
+WITHOUT: dict[str, dict[str, Any]] = {
+    "without the pointer head": {"pointer.enabled": False},
+    "without semantic edges": {"graph.semantic": False},
+    "without successors": {"graph.successor": False},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: its folder is named by arm, rate and seed, so that a rerun skips it."""
+
+    arm: str
+    config: SOSMConfig
+
+    @property
+    def folder(self) -> str:
+        train = self.config.train
+        return f"{self.arm.replace(' ', '-')}_lr{train.lr:g}_seed{train.seed}_{train.steps}"
+
+
+def families(base: SOSMConfig) -> dict[str, SOSMConfig]:
+    """SOSM and its baselines, at equal parameters."""
+    return {
+        "SOSM": base,
+        "transformer": matched_baseline(base, "transformer"),
+        "Mamba-2": matched_baseline(base, "mamba2"),
+    }
+
+
+def tuning_jobs(base: SOSMConfig) -> Iterator[Job]:
+    """Each family at each rate, on the first seed."""
+    for family, config in families(base).items():
+        for rate in RATES:
+            yield Job(family, config.override({"train.lr": rate, "train.seed": SEEDS[0]}))
+
+
+def arm_jobs(base: SOSMConfig, rates: dict[str, float]) -> Iterator[Job]:
+    """Each family at its own rate and SOSM without each of its parts, over all seeds."""
+    for seed in SEEDS:
+        for family, config in families(base).items():
+            yield Job(family, config.override({"train.lr": rates[family], "train.seed": seed}))
+        for arm, change in WITHOUT.items():
+            values = {"train.lr": rates["SOSM"], "train.seed": seed, **change}
+            yield Job(arm, base.override(values))
+
+
+def run(job: Job, out: Path, threads: int) -> dict[str, Any]:
+    """Train and evaluate one job, or read what an earlier run of it found."""
+    import torch
+
+    from state_core.training.evaluate import evaluate
+    from state_core.training.run import load_run, load_text, train
+
+    folder = out / job.folder
+    results = folder / "results.json"
+    if results.is_file():
+        return json.loads(results.read_text())
+    torch.set_num_threads(threads)
+    text = load_text(job.config)
+    trained = train(job.config, folder, overwrite=True, text=text)
+    model, _ = load_run(folder)
+    # Scored on what no rate was chosen by.
+    scores = evaluate(model, text.test, seq_len=job.config.train.seq_len)
+    found = {
+        "arm": job.arm,
+        "seed": job.config.train.seed,
+        "lr": job.config.train.lr,
+        "parameters": model.num_parameters(),
+        "data_hash": trained.data_hash,
+        "valid_loss": trained.valid.overall.loss if trained.valid else math.nan,
+        "test": {score.name: {"loss": score.loss, "tokens": score.tokens} for score in scores.scores},
+        "seconds": trained.seconds,
+    }
+    atomic_write_json(results, found)
+    return found
+
+
+def run_all(jobs: list[Job], out: Path, workers: int, threads: int) -> list[dict[str, Any]]:
+    """Run jobs in parallel processes and say when each ends."""
+    console = Console()
+    found = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [(job, pool.submit(run, job, out, threads)) for job in jobs]
+        for n, (job, future) in enumerate(futures, start=1):
+            result = future.result()
+            found.append(result)
+            loss = result["test"]["overall"]["loss"]
+            console.print(f"[{n}/{len(jobs)}] {job.folder}: test loss {loss:.4f}")
+    return found
+
+
+def best_rates(tuned: list[dict[str, Any]]) -> dict[str, float]:
+    """Each family's rate with the lowest held-out loss."""
+    return {
+        family: min((r for r in tuned if r["arm"] == family), key=lambda r: r["valid_loss"])["lr"]
+        for family in dict.fromkeys(r["arm"] for r in tuned)
+    }
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """Mean and standard deviation of the perplexities over the seeds, and the ratio to SOSM's."""
+    view = Table("arm", "parameters", "lr", "perplexity", "recall tokens", "other tokens", "SOSM / arm")
+    ours = _perplexities(found, "SOSM", "overall")
+    for arm in dict.fromkeys(r["arm"] for r in found):
+        rows = [r for r in found if r["arm"] == arm]
+        cells = [_spread(_perplexities(found, arm, kind)) for kind in ("overall", "recall", "other")]
+        theirs = _perplexities(found, arm, "overall")
+        ratio = _spread([a / b for a, b in zip(ours, theirs, strict=True)], digits=3)
+        view.add_row(arm, f"{rows[0]['parameters']:,}", f"{rows[0]['lr']:g}", *cells, ratio)
+    return view
+
+
+def _perplexities(found: list[dict[str, Any]], arm: str, kind: str) -> list[float]:
+    rows = sorted((r for r in found if r["arm"] == arm), key=lambda r: r["seed"])
+    return [math.exp(r["test"][kind]["loss"]) for r in rows]
+
+
+def _spread(values: list[float], digits: int = 2) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def check_same_data(found: list[dict[str, Any]]) -> None:
+    """All arms of a seed must have read the same batches."""
+    for seed in SEEDS:
+        hashes = {r["data_hash"] for r in found if r["seed"] == seed}
+        if len(hashes) > 1:
+            raise SystemExit(f"arms of seed {seed} read different batches: {sorted(hashes)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--jobs", type=int, default=1, help="training runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    base = SOSMConfig.preset("default").override(parse_overrides(options.set))
+    tuned = run_all(list(tuning_jobs(base)), options.out, options.jobs, options.threads)
+    rates = best_rates(tuned)
+    found = run_all(list(arm_jobs(base, rates)), options.out, options.jobs, options.threads)
+    check_same_data(found)
+    atomic_write_json(options.out / "results.json", {"rates": rates, "tuning": tuned, "arms": found})
+    Console().print(table(found))
+
+
+if __name__ == "__main__":
+    main()
