@@ -308,7 +308,8 @@ def _tokens_per_step(config: SOSMConfig) -> int:
 
 def _describe(text: Text) -> str:
     documents = len(text.corpus.train)
-    return f"{documents} documents, {len(text.train):,} tokens to train on"
+    noun = "document" if documents == 1 else "documents"
+    return f"{documents} {noun}, {len(text.train):,} tokens to train on"
 
 
 def _summary(arm: Arm) -> str:

@@ -224,7 +224,7 @@ def test_inspect_shows_edges_and_writes_a_page(run: Path, tmp_path: Path):
     text = "the captain saw <script>alert(1)</script> [bold] the captain of the captain"
     done = sosm("inspect", "--run", str(run), "--text", text, "--token", "30", "--out", str(page))
     assert done.exit_code == 0, done.output
-    for part in ("strongest semantic edges", "Token 30", "It expects", "the vocabulary head"):
+    for part in ("strongest semantic edges", "Token 30", "expected next", "the vocabulary head"):
         assert part in done.output
     markup = page.read_text(encoding="utf-8")
     assert 'data-chosen="30"' in markup

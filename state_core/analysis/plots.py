@@ -49,7 +49,7 @@ def arc_diagram(
     *,
     kinds: Iterable[EdgeKind] = (EdgeKind.SEMANTIC, EdgeKind.SUCCESSOR),
     token: int | None = None,
-    per_token: int | None = 3,
+    per_token: int | None = 2,
     min_weight: float | None = None,
     height: int = 460,
 ) -> go.Figure:
@@ -152,6 +152,13 @@ class _Edges:
         self.weight = weight.detach().float().cpu().numpy()
         self.parts = parts.detach().float().cpu().numpy()
 
+    @property
+    def strength(self) -> NDArray[np.int64]:
+        """[M], 0 to STRENGTHS − 1: the weight on a scale that all kinds share."""
+        span = self.weight.max() - self.weight.min() or 1.0
+        share = (self.weight - self.weight.min()) / span
+        return np.minimum((share * STRENGTHS).astype(np.int64), STRENGTHS - 1)
+
 
 def _select(
     graph: TokenGraph,
@@ -198,8 +205,12 @@ def _add_arcs(
 ) -> None:
     """One trace for each strength, and one of invisible points at the tops that carry the hover."""
     name = kind.name.lower()
-    ranked = members[np.argsort(edges.weight[members], kind="stable")]
-    for n, group in enumerate(np.array_split(ranked, min(STRENGTHS, len(ranked)))):
+    strength = edges.strength[members]
+    strongest = int(strength.max())
+    for n in range(strongest, -1, -1):
+        group = members[strength == n]
+        if not len(group):
+            continue
         x, y = _arcs(edges.source[group], edges.target[group])
         figure.add_scatter(
             x=x,
@@ -207,9 +218,9 @@ def _add_arcs(
             mode="lines",
             name=name,
             legendgroup=name,
-            showlegend=n == 0,
-            opacity=0.25 + 0.6 * n / STRENGTHS,
-            line={"color": KIND_COLOURS[kind], "width": 0.6 + 0.7 * n},
+            showlegend=n == strongest,
+            opacity=0.2 + 0.7 * n / STRENGTHS,
+            line={"color": KIND_COLOURS[kind], "width": 0.5 + 0.7 * n},
             hoverinfo="skip",
         )
     i, j = edges.source[members], edges.target[members]

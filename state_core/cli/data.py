@@ -20,15 +20,13 @@ def list_() -> None:
     """
     from state_core.training.corpora import list_corpora
 
-    table = Table(
-        "name", "what", "documents", "words", "fetched", "licence", box=None, pad_edge=False
-    )
-    for column in ("documents", "words"):
-        next(c for c in table.columns if c.header == column).justify = "right"
+    table = Table("name", "what", box=None, pad_edge=False)
+    for name in ("documents", "words"):
+        table.add_column(name, justify="right")
+    table.add_column("fetched")
     for row in list_corpora():
-        fetched = "yes" if row["cached"] else "no"
         sizes = (f"{row['documents']:,}", f"{row['words']:,}")
-        table.add_row(row["name"], row["description"], *sizes, fetched, row["licence"])
+        table.add_row(row["name"], row["description"], *sizes, "yes" if row["cached"] else "no")
     console.print(table)
 
 

@@ -54,6 +54,7 @@ def quickstart(
     if outcome.interrupted:
         console.print("Stopped; everything is saved. The same command goes on from here.")
         raise typer.Exit(130)
+    console.print()
     console.print(_table(outcome.arms))
     console.print(f"\nReport: {outcome.report.resolve().as_uri()}", soft_wrap=True)
 

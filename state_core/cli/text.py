@@ -150,8 +150,18 @@ def _add_edge(table: Table, edge: EdgeProvenance, pieces: list[str]) -> None:
         edge.kind.name.lower(),
         f"{edge.weight:+.3f}",
         blocks,
-        Text(edge.reason),
+        Text(_why(edge, pieces)),
     )
+
+
+def _why(edge: EdgeProvenance, pieces: list[str]) -> str:
+    """`edge.reason`, short enough for a table."""
+    if edge.rank is not None:
+        return f"no. {edge.rank} in similarity"
+    if edge.via is not None:
+        return f"came after {edge.via} {_shown(pieces[edge.via])}"
+    back = edge.source - edge.target
+    return "one of the first" if edge.kind.name == "SINK" else f"{back} back" if back else "itself"
 
 
 def _expected(out: SOSMOutput, pieces: list[str], token: int, tokenizer: Tokenizer) -> Table:
@@ -161,10 +171,11 @@ def _expected(out: SOSMOutput, pieces: list[str], token: int, tokenizer: Tokeniz
     log_p = out.logits[0, token].detach().double().log_softmax(-1)
     best = log_p.argmax()
     word = tokenizer.pieces([int(best)])[0]
-    title = f"It expects “{_shown(word)}” next, with probability {float(log_p[best].exp()):.3f}"
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("share", justify="right")
-    table.add_column("from")
+    table.add_column(
+        f"of “{_shown(word)}”, expected next with {float(log_p[best].exp()):.1%}, is from"
+    )
     sources = [] if out.votes is None else out.explain_prediction(0, token).sources
     for source in sources[:SOURCES]:
         where = "the vocabulary head"

@@ -61,7 +61,7 @@ class Explorer {
       oninput: () => { this.ranks = Number(this.slider.value); this.update(); },
     });
     this.count = element("span");
-    this.reset = element("button", { type: "button", onclick: () => this.choose(null) }, "show all tokens");
+    this.reset = element("button", { type: "button", onclick: () => this.choose(null) }, "all tokens");
     this.canvas = element("canvas", { role: "img", "aria-label": "Arc diagram of the token graph; the list below holds the same edges" });
     this.spacer = element("div", { style: "height:0" });
     this.stage = element("div", { class: "stage" }, this.canvas, this.spacer);
@@ -84,7 +84,7 @@ class Explorer {
     box.checked = this.on[kind];
     const label = element("label", { class: this.on[kind] ? "" : "off" }, box,
       element("span", { class: "swatch", style: `background:var(--${name})` }), `${name} `,
-      element("span", { class: "note" }, String(count)));
+      element("span", { class: "note" }, count.toLocaleString("en")));
     box.addEventListener("change", () => {
       this.on[kind] = box.checked;
       label.classList.toggle("off", !box.checked);
@@ -139,6 +139,8 @@ class Explorer {
     if (token !== null) {
       const x = this.x(token), { scrollLeft, clientWidth } = this.stage;
       if (x < scrollLeft + 40 || x > scrollLeft + clientWidth - 40) this.stage.scrollLeft = x - clientWidth / 2;
+      const { offsetTop } = this.spans[token], { scrollTop, clientHeight } = this.text;
+      if (offsetTop < scrollTop || offsetTop > scrollTop + clientHeight - 30) this.text.scrollTop = offsetTop - clientHeight / 2;
     }
     this.update();
   }
@@ -264,7 +266,7 @@ class Explorer {
     const x = event.clientX - box.left + this.stage.scrollLeft, y = event.clientY - box.top;
     const edge = this.edgeAt(x, y);
     // Labels hang to the left below their token.
-    const token = edge ? edge.i : Math.round((x - MARGIN + Math.max(0, y - this.base) / Math.tan(-SLANT)) / this.step - 0.5);
+    const token = edge ? edge.i : Math.round((x - 4 - MARGIN + Math.max(0, y - this.base - 12) / Math.tan(-SLANT)) / this.step - 0.5);
     if (y <= this.base && !edge) return this.choose(null);
     if (token >= 0 && token < this.data.tokens.length) this.choose(token === this.chosen ? null : token);
   }
