@@ -32,7 +32,7 @@ def run(
 
     group:    "ops", "model" or "all".
     names:    only these cases of the group; none means all of them.
-    quick:    small sizes and few rounds, to test the benchmark itself.
+    quick:    small sizes, few rounds and no memory, to test the benchmark itself in seconds.
     memory:   also measure peak memory, in a process per contender and size.
     budget:   seconds of timing per case and size, beyond the least number of rounds.
     progress: told, in a line, what is being done.
@@ -44,7 +44,7 @@ def run(
     for case in select(group, names):
         progress(f"{case.name}: {case.about}")
         report.results.extend(
-            _run_case(case, target, quick, memory, 0.0 if quick else budget, progress)
+            _run_case(case, target, quick, memory and not quick, 0.0 if quick else budget, progress)
         )
     return report
 

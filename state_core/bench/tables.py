@@ -1,8 +1,9 @@
-"""Tables of a benchmark report for the terminal, and of what changed between two reports."""
+"""Tables of a benchmark report for the terminal, and of what changed between two reports.
+
+They fit 80 columns: a line for the case, one for a size with our time, one for each peer.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -13,38 +14,42 @@ from state_core.bench.report import Report, Result
 from state_core.bench.timing import Spread
 
 
+RATIOS = (
+    "\n[italic]Our time and memory, and how many times longer the peers take: median and "
+    "quartiles of interleaved runs[/]"
+)
+GROWTH = "\n[italic]Growth: p of the best fit sizeᵖ (1 linear, 2 quadratic)[/]"
+OTHER_MACHINE = "The machine or the versions differ: only the ratios can be compared."
+
+
 def render(report: Report) -> RenderableType:
     """The tables of a report, for a rich console."""
-    parts: list[RenderableType] = [_head(report), _ratio_table(report.results)]
-    growth = report.growth()
-    if growth:
-        parts.append(_growth_table(growth))
+    parts: list[RenderableType] = [_head(report), RATIOS, _ratio_table(report.results)]
+    if report.growth():
+        parts += [GROWTH, _growth_table(report)]
     return Group(*parts)
 
 
 def compare(old: Report, new: Report) -> RenderableType:
     """A table of what changed between two reports, by the ratios to the peers.
 
-    Seconds are shown as well; between different machines only the ratios speak.
+    Our own times are shown as well; between different machines only the ratios speak.
     """
-    table = Table(title="What changed", title_justify="left")
-    for column in ("case", "size", "peer", "ratio before", "now", "", "ours before", "now"):
-        table.add_column(column)
+    table = _table("", "before", "now", "")
     before = {(r.case, tuple(r.shape.items())): r for r in old.results}
     for result in new.results:
         earlier = before.get((result.case, tuple(result.shape.items())))
         if earlier is None or not (earlier.seconds and result.seconds):
             continue
-        ours = (_seconds(earlier.seconds[OURS].median), _seconds(result.seconds[OURS].median))
-        for peer in result.ratio.keys() & earlier.ratio.keys():
+        ours = (_seconds(r.seconds[OURS].median) for r in (earlier, result))
+        table.add_row(f"[bold]{result.case}[/] {_size(result)}", *ours)
+        for peer in (name for name in result.ratio if name in earlier.ratio):
             a, b = earlier.ratio[peer], result.ratio[peer]
-            verdict = _verdict(a, b)
-            table.add_row(result.case, _size(result), peer, _ratio(a), _ratio(b), verdict, *ours)
+            table.add_row(f"    {peer}", f"{a.median:.2f}×", f"{b.median:.2f}×", _verdict(a, b))
     if not table.row_count:
         return "No case at the same size in both reports."
-    if old.machine != new.machine or old.versions != new.versions:
-        table.caption = "The machine or the versions differ: only the ratios can be compared."
-    return table
+    alike = old.machine == new.machine and old.versions == new.versions
+    return table if alike else Group(table, OTHER_MACHINE)
 
 
 def _verdict(old: Spread, new: Spread) -> str:
@@ -58,74 +63,62 @@ def _verdict(old: Spread, new: Spread) -> str:
 def _head(report: Report) -> str:
     machine = ", ".join(f"{k} {v}" for k, v in report.machine.items())
     packages = ", ".join(f"{k} {v}" for k, v in report.versions.items())
-    sizes = "\n[yellow]Quick sizes: they test the benchmark, not the kernels.[/]"
-    return f"{machine}\n{packages}{sizes if report.quick else ''}"
+    quick = "\n[yellow]Quick sizes: they test the benchmark, not the kernels.[/]"
+    return f"{machine}\n{packages}{quick if report.quick else ''}"
 
 
 def _ratio_table(results: list[Result]) -> Table:
-    table = Table(
-        title="Ours against the peers: median of interleaved runs, quartiles in brackets",
-        title_justify="left",
-        caption="ratio: how many times longer, or more memory, the peer takes",
-    )
-    for column in ("case", "size", "check", "ours", "peer", "ratio", "goal", "memory"):
-        table.add_column(column)
-    for result in results:
-        for row in _rows(result):
-            table.add_row(*row)
-        table.add_section()
+    table = _table("", "time, ratio", "goal", "memory")
+    for i, result in enumerate(results):
+        if i == 0 or results[i - 1].case != result.case:
+            table.add_row(f"[bold]{result.case}[/]", _checked(result))
+        if result.passed:
+            _add_size(table, result)
     return table
 
 
-def _rows(result: Result) -> list[tuple[str, ...]]:
-    if not result.passed:
-        failed = next(check for check in result.checks if not check.passed)
-        why = f"[red]✗ {failed.against}: error {failed.error:.1e} > {failed.tolerance:.0e}[/]"
-        return [(result.case, _size(result), why, "not timed", "", "", "", "")]
-    lead = (
-        result.case,
-        _size(result),
-        f"[green]✓[/] {max((c.error for c in result.checks), default=0):.0e}",
-        _seconds(result.seconds[OURS].median),
-    )
-    rows = [
-        (
-            *lead,
-            peer,
-            _ratio(spread),
-            _goal(result, peer, spread.median),
-            _memory(result, peer),
-        )
-        for peer, spread in result.ratio.items()
-    ]
-    rows += [(*lead, peer, escape(why), "", "") for peer, why in result.missing.items()]
-    rows += [
-        (*lead, name, f"{value:.3g}", _goal(result, name, value), "")
-        for name, value in result.figures.items()
-    ]
-    rows = rows or [(*lead, "", "", "", _memory(result, OURS))]
-    blank = ("",) * len(lead)
-    return [rows[0], *((*blank, *row[len(lead) :]) for row in rows[1:])]
+def _checked(result: Result) -> str:
+    failed = [check for check in result.checks if not check.passed]
+    if failed:
+        error = f"error {failed[0].error:.1e} > {failed[0].tolerance:.0e}"
+        return f"[red]✗ {failed[0].against}: {error}; not timed[/]"
+    worst = max((check.error for check in result.checks), default=0.0)
+    return f"[green]✓[/] error {worst:.0e}"
 
 
-def _growth_table(growth: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title="Growth: p of the best fit size^p (1 linear, 2 quadratic)", title_justify="left"
-    )
-    for column in ("case", "over", "with", "", "time", "memory", "goal"):
-        table.add_column(column)
-    for row in growth:
-        case = CASES[row["case"]]
-        goals = [case.goal(f"{what} growth", None) for what in ("time", "memory")]
-        shown = [
-            f"{what} {_mark(goal, row[what])}"
-            for what, goal in zip(("time", "memory"), goals)
-            if goal and what in row and row["contender"] == OURS
-        ]
+def _add_size(table: Table, result: Result) -> None:
+    ours = _seconds(result.seconds[OURS].median)
+    table.add_row(f"  {_size(result)}", ours, "", _memory(result, OURS))
+    for peer, spread in result.ratio.items():
+        shown = f"{spread.median:.2f}× [{spread.low:.2f}, {spread.high:.2f}]"
+        goal = _goal(result, peer, spread.median)
+        table.add_row(f"    {peer}", shown, goal, _memory(result, peer))
+    for peer, why in result.missing.items():
+        table.add_row(f"    {peer}", escape(why))
+    for name, value in result.figures.items():
+        table.add_row(f"    {name}", f"{value:.3g}", _goal(result, name, value))
+
+
+def _growth_table(report: Report) -> Table:
+    table = _table("", "time", "memory", "goal")
+    previous = None
+    for row in report.growth():
+        case, series = CASES[row["case"]], (row["case"], row["fixed"])
+        if series != previous:
+            table.add_row(f"[bold]{case.name}[/] over {case.axis} ({row['fixed']})")
+        previous = series
         exponents = (f"{row[what]:.2f}" if what in row else "" for what in ("time", "memory"))
-        table.add_row(
-            row["case"], case.axis, row["fixed"], row["contender"], *exponents, ", ".join(shown)
-        )
+        goal = case.goal("memory growth", None)
+        judged = goal and row["contender"] == OURS and "memory" in row
+        shown = f"memory {_mark(goal, row['memory'])}" if goal and judged else ""
+        table.add_row(f"    {row['contender']}", *exponents, shown)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
     return table
 
 
@@ -142,18 +135,10 @@ def _size(result: Result) -> str:
     return " ".join(f"{k}{v}" for k, v in result.shape.items())
 
 
-def _ratio(spread: Spread) -> str:
-    return f"{spread.median:.2f}× [{spread.low:.2f}, {spread.high:.2f}]"
-
-
 def _seconds(value: float) -> str:
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
-def _memory(result: Result, peer: str) -> str:
-    ours, theirs = result.memory.get(OURS), result.memory.get(peer)
-    if ours is None or theirs is None:
-        return ""
-    if peer == OURS:
-        return f"{ours / 2**20:.0f} MiB"
-    return f"{ours / 2**20:.0f} / {theirs / 2**20:.0f} MiB"
+def _memory(result: Result, contender: str) -> str:
+    held = result.memory.get(contender)
+    return "" if held is None else f"{held / 2**20:.0f} MiB"
