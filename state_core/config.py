@@ -156,12 +156,12 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
-    steps: int = Field(600, ge=0)
+    steps: int = Field(400, ge=0)
     batch_size: int = Field(8, ge=1)
     seq_len: int = Field(512, ge=1)
     accumulate: int = Field(1, ge=1)
     """Batches per optimiser step."""
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(4e-3, gt=0)
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
     warmup: int = Field(50, ge=0)
     """Steps of linear warm-up before the cosine decay; cut to the run's length if longer."""
