@@ -99,7 +99,9 @@ def run(job: Job, out: Path, threads: int) -> dict[str, Any]:
         "parameters": model.num_parameters(),
         "data_hash": trained.data_hash,
         "valid_loss": trained.valid.overall.loss if trained.valid else math.nan,
-        "test": {score.name: {"loss": score.loss, "tokens": score.tokens} for score in scores.scores},
+        "test": {
+            score.name: {"loss": score.loss, "tokens": score.tokens} for score in scores.scores
+        },
         "seconds": trained.seconds,
     }
     atomic_write_json(results, found)
@@ -130,11 +132,15 @@ def best_rates(tuned: list[dict[str, Any]]) -> dict[str, float]:
 
 def table(found: list[dict[str, Any]]) -> Table:
     """Mean and standard deviation of the perplexities over the seeds, and the ratio to SOSM's."""
-    view = Table("arm", "parameters", "lr", "perplexity", "recall tokens", "other tokens", "SOSM / arm")
+    view = Table(
+        "arm", "parameters", "lr", "perplexity", "recall tokens", "other tokens", "SOSM / arm"
+    )
     ours = _perplexities(found, "SOSM", "overall")
     for arm in dict.fromkeys(r["arm"] for r in found):
         rows = [r for r in found if r["arm"] == arm]
-        cells = [_spread(_perplexities(found, arm, kind)) for kind in ("overall", "recall", "other")]
+        cells = [
+            _spread(_perplexities(found, arm, kind)) for kind in ("overall", "recall", "other")
+        ]
         theirs = _perplexities(found, arm, "overall")
         ratio = _spread([a / b for a, b in zip(ours, theirs, strict=True)], digits=3)
         view.add_row(arm, f"{rows[0]['parameters']:,}", f"{rows[0]['lr']:g}", *cells, ratio)
@@ -171,7 +177,9 @@ def main() -> None:
     rates = best_rates(tuned)
     found = run_all(list(arm_jobs(base, rates)), options.out, options.jobs, options.threads)
     check_same_data(found)
-    atomic_write_json(options.out / "results.json", {"rates": rates, "tuning": tuned, "arms": found})
+    atomic_write_json(
+        options.out / "results.json", {"rates": rates, "tuning": tuned, "arms": found}
+    )
     Console().print(table(found))
 
 

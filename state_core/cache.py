@@ -64,7 +64,7 @@ def _stack(parts: Sequence[Any]) -> Any:
         return torch.cat(list(parts))
     if isinstance(first, list):
         return [_stack(column) for column in zip(*parts, strict=True)]
-    if is_dataclass(first):
+    if is_dataclass(first) and not isinstance(first, type):
         columns = {f.name: _stack([getattr(p, f.name) for p in parts]) for f in fields(first)}
         return type(first)(**columns)
     return type(first).stack(parts)

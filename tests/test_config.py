@@ -22,9 +22,12 @@ def test_presets_are_what_they_say() -> None:
     assert set(SOSMConfig.preset("baseline").layers) == {"attention"}
     assert not SOSMConfig.preset("baseline").graph.enabled
     phase1, phase2 = SOSMConfig.preset("phase1"), SOSMConfig.preset("phase2")
-    assert phase1.graph.mutual and phase1.train.precision == "bf16" and phase1.train.k1_every == 10
+    assert phase1.graph.mutual
+    assert phase1.train.precision == "bf16"
+    assert phase1.train.k1_every == 10
     assert len(phase1.layers) == 4
-    assert phase2.graph.similarity == "blockwise" and phase2.graph.adaptive_k
+    assert phase2.graph.similarity == "blockwise"
+    assert phase2.graph.adaptive_k
     assert not phase2.pointer.enabled
     assert SOSMConfig.preset("default").pointer.enabled
 
@@ -85,5 +88,5 @@ def test_overrides_from_the_command_line() -> None:
         ["graph.k_max=8", "data.source=kjv", "layers=['mamba']", "train.lr=1e-3"]
     )
     assert parsed == {"graph.k_max": 8, "data.source": "kjv", "layers": ["mamba"], "train.lr": 1e-3}
-    with pytest.raises(ConfigError, match="section.key=value"):
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
         parse_overrides(["graph.k_max"])

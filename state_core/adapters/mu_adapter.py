@@ -40,6 +40,8 @@ class MUState:
 class MUAdapter(nn.Module):
     """Embeddings [B,T,r] and recency → semantic state [B,T,N,4]."""
 
+    decay: Tensor
+
     def __init__(self, config: StateConfig, rank: int) -> None:
         super().__init__()
         self.layout = tuple(config.layout)

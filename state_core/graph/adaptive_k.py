@@ -41,6 +41,10 @@ AMBIGUITY = {"scores": score_entropy, "block_norms": block_norm_entropy}
 class AdaptiveK(nn.Module):
     """How many of its k_max best candidates each token keeps."""
 
+    mean: Tensor
+    var: Tensor
+    batches: Tensor
+
     def __init__(self, config: GraphConfig) -> None:
         super().__init__()
         self.config = config
@@ -49,7 +53,10 @@ class AdaptiveK(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, semantic: Tensor, scores: Tensor) -> Tensor:
-        """K [B,T] for semantic [B,T,N,4] and scores [B,T,k_max]; training updates the statistics."""
+        """K [B,T] for semantic [B,T,N,4] and scores [B,T,k_max].
+
+        Training updates the statistics.
+        """
         cfg = self.config
         ambiguity = AMBIGUITY[cfg.ambiguity](semantic, scores)
         # The row is judged by earlier batches only, then the batch enters the statistics.

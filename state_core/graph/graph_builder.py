@@ -68,9 +68,10 @@ class GraphBuilder(nn.Module):
         )
         k: int | Tensor = cfg.max_k
         if self.adaptive_k is not None:
-            k = self.adaptive_k(state.semantic.detach(), scores)
-            rank = torch.arange(cfg.max_k, device=k.device)
-            indices = torch.where(rank < k[..., None], indices, -1)
+            wanted = self.adaptive_k(state.semantic.detach(), scores)
+            rank = torch.arange(cfg.max_k, device=scores.device)
+            indices = torch.where(rank < wanted[..., None], indices, -1)
+            k = wanted
         if cfg.mutual:
             indices = keep_mutual(indices, scores, k, u, keys, positions, cfg, stream)
         return indices

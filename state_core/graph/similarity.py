@@ -51,6 +51,8 @@ class BlockwiseSimilarity(nn.Module):
 class StateSimilarity(nn.Module):
     """The cosine of the whole state, or of a fixed orthonormal projection of it (seed 2.4)."""
 
+    basis: Tensor
+
     def __init__(self, layout: tuple[str, ...], projection_dim: int | None = None) -> None:
         super().__init__()
         width = BLOCK_WIDTH * len(layout)

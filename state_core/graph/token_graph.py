@@ -59,7 +59,10 @@ class EdgeProvenance:
                 return "one of the first tokens, which every token looks at"
             case EdgeKind.SUCCESSOR:
                 return f"it followed token {self.via}, a semantic neighbour"
-        return f"number {self.rank} in similarity ({self.weight:+.3f}), most of it from block {self.dominant}"
+        return (
+            f"number {self.rank} in similarity ({self.weight:+.3f}), "
+            f"most of it from block {self.dominant}"
+        )
 
     def __str__(self) -> str:
         shares = "  ".join(f"{name} {c:+.3f}" for name, c in self.contributions.items() if c)
@@ -160,7 +163,8 @@ class TokenGraph:
         found = (row.neighbors == j).nonzero()
         if not len(found):
             raise InputError(
-                f"token {i} of text {b} does not look at token {j}; it looks at {sorted(row.neighbors.tolist())}"
+                f"token {i} of text {b} does not look at token {j}; "
+                f"it looks at {sorted(row.neighbors.tolist())}"
             )
         e = int(found[0])
         kind = EdgeKind(int(row.kinds[e]))

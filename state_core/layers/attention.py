@@ -34,9 +34,8 @@ class CausalAttention(nn.Module):
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
             mask = _past(view.positions, k.shape[1])
-        y = F.scaled_dot_product_attention(
-            *(heads.transpose(1, 2) for heads in (q, k, v)), attn_mask=mask, is_causal=mask is None
-        )
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.out(y.transpose(1, 2).flatten(2)), state
 
 

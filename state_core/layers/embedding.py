@@ -25,7 +25,7 @@ class FactorisedEmbedding(nn.Module):
         return codes, self.expand(codes)
 
     def contract(self, hidden: Tensor) -> Tensor:
-        """Hidden states [...,D] → the codes' space [...,r], whose product with them is the logits."""
+        """Hidden states [...,D] → [...,r], whose product with the codes is the logits."""
         return F.linear(hidden, self.expand.weight.T)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -38,12 +38,10 @@ class GraphAttention(nn.Module):
         if view.cached:
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
-        y = ops.graph_attention(
-            *(heads.transpose(1, 2) for heads in (q, k, v)),
-            view.graph.neighbors,
-            view.graph.counts,
-            bias=self.edge_bias(view.graph),
-        )
+        graph = view.graph
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        bias = self.edge_bias(graph)
+        y = ops.graph_attention(q, k, v, graph.neighbors, graph.counts, bias=bias)
         return self.out(y.transpose(1, 2).flatten(2)), state
 
     def edge_bias(self, graph: TokenGraph) -> Tensor:

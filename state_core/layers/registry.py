@@ -57,4 +57,4 @@ def build_mixer(name: str, config: Any, index: int) -> nn.Module:
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
         target = getattr(importlib.import_module(module), attribute)
-    return target(config, index)  # type: ignore[operator]
+    return target(config, index)

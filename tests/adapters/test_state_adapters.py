@@ -113,4 +113,5 @@ def test_averages_keep_their_precision_in_a_half_precision_model() -> None:
     adapter = MUAdapter(CONFIG, rank=10)
     expected = adapter.decay.clone()
     adapter.to(torch.float32).to(torch.bfloat16).to(torch.float64)
-    assert adapter.decay.dtype == torch.float64 and torch.equal(adapter.decay, expected)
+    assert adapter.decay.dtype == torch.float64
+    assert torch.equal(adapter.decay, expected)

@@ -50,7 +50,8 @@ def test_filters(graph: TokenGraph) -> None:
     near = graph.subgraph(nodes=range(10))
     assert all(i % 40 < 10 and j % 40 < 10 for i, j in _edges(near))
     strong = graph.subgraph(min_weight=0.6)
-    assert 0 < len(strong.weight) < len(graph.weight) and bool((strong.weight >= 0.6).all())
+    assert 0 < len(strong.weight) < len(graph.weight)
+    assert bool((strong.weight >= 0.6).all())
     keep = torch.arange(len(graph.kind)) % 3 == 0
     assert torch.equal(graph.subgraph(keep=keep).edge_index, graph.edge_index[:, keep])
 
@@ -59,7 +60,8 @@ def test_explain(graph: TokenGraph) -> None:
     row = graph.rows(0, 39)
     j = int(row.neighbors[row.kinds == EdgeKind.SEMANTIC][0])
     edge = graph.explain(0, 39, j)
-    assert edge.kind is EdgeKind.SEMANTIC and edge.rank == 1
+    assert edge.kind is EdgeKind.SEMANTIC
+    assert edge.rank == 1
     assert edge.contributions[edge.dominant] == max(edge.contributions.values())
     assert "number 1 in similarity" in str(edge)
     assert "itself" in str(graph.explain(0, 39, 39))
@@ -84,12 +86,14 @@ def test_networkx_view(graph: TokenGraph) -> None:
     view = graph.to_networkx(1)
     assert {(40 + i, 40 + j) for i, j in view.edges} == {e for e in _edges(graph) if e[0] >= 40}
     data = view.edges[39, 39]
-    assert data["kind"] == "sequential" and data["weight"] == pytest.approx(1.0, abs=1e-5)
+    assert data["kind"] == "sequential"
+    assert data["weight"] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_pyg_view(graph: TokenGraph) -> None:
     pytest.importorskip("torch_geometric", reason="torch-geometric is an extra")
     batch = graph.to_pyg()
-    assert batch.num_graphs == 2 and batch.x.shape == (80, 64)
+    assert batch.num_graphs == 2
+    assert batch.x.shape == (80, 64)
     flows = {(int(i), int(j)) for j, i in batch.edge_index.T}
     assert flows == _edges(graph)

@@ -25,7 +25,7 @@ def test_for_any_weights_text_and_length(seed: int, length: int) -> None:
 
 
 def test_a_language_model_refuses_a_bidirectional_graph() -> None:
-    with pytest.raises(ConfigError, match="graph.causal"):
+    with pytest.raises(ConfigError, match=r"graph\.causal"):
         SOSMConfig.preset("default").override({"graph.causal": False})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -51,7 +53,7 @@ def test_any_way_of_cutting(data: st.DataObject, seed: int, words: int) -> None:
     length = data.draw(st.integers(1, 90))
     cuts = data.draw(st.sets(st.integers(1, max(length - 1, 1)), max_size=6))
     edges = [0, *sorted(c for c in cuts if c < length), length]
-    sizes = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    sizes = [b - a for a, b in itertools.pairwise(edges)]
     assert_agree(build("mutual", seed), text(1, length, seed, words), sizes)
 
 

@@ -17,7 +17,8 @@ WITH_POINTER = [name for name in WITH_GRAPH if VARIANTS[name].pointer.enabled]
 def test_blocks_add_up_to_the_weight(name: str) -> None:
     with torch.no_grad():
         graph = build(name)(text(2, 40), return_graph=True).graph
-    assert graph is not None and graph.contributions.shape == (len(graph.weight), 16)
+    assert graph is not None
+    assert graph.contributions.shape == (len(graph.weight), 16)
     torch.testing.assert_close(graph.contributions.sum(-1), graph.weight, rtol=0, atol=2e-6)
 
 

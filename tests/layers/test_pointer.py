@@ -27,7 +27,8 @@ def test_edges_vote_only_for_words_already_read() -> None:
     model, ids = build("as recommended"), text(2, 50)
     with torch.no_grad():
         out = model(ids, return_graph=True)
-    assert out.graph is not None and out.votes is not None
+    assert out.graph is not None
+    assert out.votes is not None
     votes = voting_edges(out.graph)
     b, t, e = votes.nonzero().T
     target = out.graph.neighbors[b, t, e].long()
@@ -43,4 +44,5 @@ def test_gradients_reach_the_similarity() -> None:
     loss.backward()
     assert model.pointer is not None
     for parameter in (model.mu.token.weight, model.mu.local.weight, model.pointer.similarity_scale):
-        assert parameter.grad is not None and bool((parameter.grad != 0).any())
+        assert parameter.grad is not None
+        assert bool((parameter.grad != 0).any())
