@@ -50,11 +50,9 @@ def render(findings: list[Finding]) -> Table:
     """The findings as a table for a rich console."""
     colour = {"ok": "green", "absent": "dim", "warning": "yellow"}
     mark = {"ok": "✓", "absent": "–", "warning": "!"}
-    table = Table(show_header=False, title="sosm doctor", title_justify="left")
+    table = Table(show_header=False, box=None, pad_edge=False)
     previous: str | None = None
     for f in findings:
-        if previous not in (None, f.section):
-            table.add_section()
         tick = f"[{colour[f.status]}]{mark[f.status]}[/]"
         table.add_row("" if f.section == previous else f.section, f.name, tick, escape(f.value))
         previous = f.section

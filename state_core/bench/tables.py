@@ -13,7 +13,6 @@ from state_core.bench.case import CASES, OURS, Goal
 from state_core.bench.report import Report, Result
 from state_core.bench.timing import Spread
 
-
 RATIOS = (
     "\n[italic]Our time and memory, and how many times longer the peers take: median and "
     "quartiles of interleaved runs[/]"
