@@ -63,10 +63,9 @@ def _system() -> list[Finding]:
     device = "none; everything runs on the CPU"
     if torch.cuda.is_available():
         device = f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
-    libc = " ".join(part for part in platform.libc_ver() if part)
     rows = {
         "python": platform.python_version(),
-        "system": " ".join(part for part in (platform.platform(terse=True), libc) if part),
+        "system": platform.platform(),
         "processor": cpu_model(),
         "memory": f"{memory_gb()} GiB" if memory_gb() else "unknown",
         "gpu": device,
