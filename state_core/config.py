@@ -161,7 +161,7 @@ class TrainConfig(Section):
     seq_len: int = Field(512, ge=1)
     accumulate: int = Field(1, ge=1)
     """Batches per optimiser step."""
-    lr: float = Field(4e-3, gt=0)
+    lr: float = Field(8e-3, gt=0)
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
     warmup: int = Field(50, ge=0)
     """Steps of linear warm-up before the cosine decay; cut to the run's length if longer."""
