@@ -20,6 +20,8 @@ from state_core.bench.timing import Spread, interleave, ratios
 from state_core.config import SOSMConfig
 from state_core.pipeline import SOSM
 from state_core.training.baselines import Baseline, count_parameters, matched_baseline
+from state_core.training.malloc import keep_large_blocks
+from state_core.training.optim import build_optimizer
 
 SHORT_CONTEXT = 512
 BASELINES: tuple[Baseline, ...] = ("transformer", "mamba2")
@@ -74,11 +76,14 @@ def _check(device: torch.device) -> list[Comparison]:
 
 
 class Trainer:
-    """One optimiser step of a model per call, as the training loop takes it."""
+    """One optimiser step of a model per call, as the training loop takes it: with its optimiser,
+    its matrix products and its way with memory."""
 
     def __init__(self, model: SOSM, ids: Tensor) -> None:
+        keep_large_blocks()
+        torch.set_float32_matmul_precision(model.config.train.matmul)
         self.model, self.ids = model.train(), ids
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        self.optimizer = build_optimizer(model, model.config.train)
 
     def __call__(self) -> float:
         self.optimizer.zero_grad(set_to_none=True)
