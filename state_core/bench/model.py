@@ -20,7 +20,6 @@ from state_core.bench.timing import Spread, interleave, ratios
 from state_core.config import SOSMConfig
 from state_core.pipeline import SOSM
 from state_core.training.baselines import Baseline, count_parameters, matched_baseline
-from state_core.training.malloc import keep_large_blocks
 from state_core.training.optim import build_optimizer
 
 SHORT_CONTEXT = 512
@@ -76,11 +75,9 @@ def _check(device: torch.device) -> list[Comparison]:
 
 
 class Trainer:
-    """One optimiser step of a model per call, as the training loop takes it: with its optimiser,
-    its matrix products and its way with memory."""
+    """One optimiser step of a model per call, as the training loop takes it."""
 
     def __init__(self, model: SOSM, ids: Tensor) -> None:
-        keep_large_blocks()
         torch.set_float32_matmul_precision(model.config.train.matmul)
         self.model, self.ids = model.train(), ids
         self.optimizer = build_optimizer(model, model.config.train)

@@ -13,6 +13,7 @@ from state_core.bench.report import Report, Result
 from state_core.bench.timing import Spread, interleave, ratios
 from state_core.errors import BackendError, ConfigError, nearest
 from state_core.machine import machine, versions
+from state_core.training.malloc import keep_large_blocks
 
 GROUPS = ("ops", "model")
 Progress = Callable[[str], None]
@@ -40,6 +41,8 @@ def run(
     Raises ConfigError for an unknown group or case, BackendError for a device that is not there.
     """
     target = _device(device)
+    # As in training: page faults would be timed instead of arithmetic, ours and the peers' alike.
+    keep_large_blocks()
     report = Report(machine(target), versions(), device, quick)
     for case in select(group, names):
         progress(f"{case.name}: {case.about}")
