@@ -54,7 +54,7 @@ def test_a_wheel_carries_all_that_it_reads(tmp_path: Path):
     tracked = subprocess.run(
         ["git", "ls-files", "state_core"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    manifests = {f"state_core/_manifests/{path.name}" for path in (ROOT / "data").glob("*.toml")}
+    manifests = {f"state_core/manifests/{path.name}" for path in (ROOT / "data").glob("*.toml")}
     assert manifests
     assert manifests | set(tracked.stdout.split()) <= carried
 
