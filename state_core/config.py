@@ -368,7 +368,7 @@ _PHASE2: dict[str, Any] = _merge(
 )
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "baseline": {**_NO_GRAPH, "layers": ("attention",) * 4},
+    "baseline": {**_NO_GRAPH, "layers": ("attention",) * 6},
     "mamba2": {**_NO_GRAPH, "layers": ("mamba",) * 4},
     "phase1": _PHASE1,
     "phase2": _PHASE2,

@@ -25,7 +25,7 @@ def test_presets_are_what_they_say() -> None:
     assert phase1.graph.mutual
     assert phase1.train.precision == "bf16"
     assert phase1.train.k1_every == 10
-    assert len(phase1.layers) == 4
+    assert len(phase1.layers) == 4 < len(SOSMConfig.preset("baseline").layers)
     assert phase2.graph.similarity == "blockwise"
     assert phase2.graph.adaptive_k
     assert not phase2.pointer.enabled
