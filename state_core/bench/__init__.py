@@ -10,7 +10,7 @@ with us in the same process.
 
 from __future__ import annotations
 
-from state_core.bench import model, ops
+from state_core.bench import model, ops, pointwise
 from state_core.bench.case import CASES, Case, Comparison, Contender, Goal
 from state_core.bench.report import Report, Result
 from state_core.bench.runner import run, select
@@ -27,6 +27,7 @@ __all__ = [
     "compare",
     "model",
     "ops",
+    "pointwise",
     "render",
     "run",
     "select",

@@ -56,7 +56,8 @@ def select(group: str, names: Sequence[str] = ()) -> list[Case]:
     """The registered cases of a group, or those of them that are named."""
     if group not in ("all", *GROUPS):
         raise ConfigError(f"unknown group of benchmarks {group!r}: {nearest(group, GROUPS)}")
-    cases = {c.name: c for c in CASES.values() if group in ("all", c.group)}
+    ordered = sorted(CASES.values(), key=lambda case: GROUPS.index(case.group))
+    cases = {c.name: c for c in ordered if group in ("all", c.group)}
     for name in names:
         if name not in cases:
             raise ConfigError(f"unknown benchmark {name!r}: {nearest(name, cases)}")
