@@ -58,8 +58,8 @@ def _forward(
     match_torch_threads()
     valid = kernels.forward(
         *_rows(q),
-        *_rows(_gathered(k)),
-        *_rows(_gathered(v)),
+        *_rows(_gathered(k, neighbors)),
+        *_rows(_gathered(v, neighbors)),
         neighbors.contiguous().numpy(),
         counts.contiguous().numpy(),
         *_rows(_or_empty(bias, q)),
@@ -111,10 +111,10 @@ def _backward(
     group = max(1, min(batch * heads, SCRATCH_BYTES // max(1, rows * row_bytes)))
     match_torch_threads()
     kernels.backward(
-        *_rows(_gathered(d_out)),
-        *_rows(_gathered(q)),
-        *_rows(_gathered(k)),
-        *_rows(_gathered(v)),
+        *_rows(_gathered(d_out, neighbors)),
+        *_rows(_gathered(q, neighbors)),
+        *_rows(_gathered(k, neighbors)),
+        *_rows(_gathered(v, neighbors)),
         neighbors.contiguous().numpy(),
         counts.contiguous().numpy(),
         *_rows(_or_empty(bias, q)),
@@ -185,10 +185,12 @@ def _empty_like_heads(x: torch.Tensor, width: int) -> torch.Tensor:
     return x.new_empty(batch, heads, rows, width)
 
 
-def _gathered(x: torch.Tensor) -> torch.Tensor:
+def _gathered(x: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
     """The table [B, H, S, D], or a copy of it whose heads lie apart where that pays."""
     spread = x.shape[2] * x.stride(2) * x.element_size()
-    return x.contiguous() if x.stride(1) < x.stride(2) and spread > SPREAD_BYTES else x
+    # A few rows that decode read less of the table than a copy of it would.
+    often = neighbors.shape[1] * neighbors.shape[2] > x.shape[2]
+    return x.contiguous() if often and x.stride(1) < x.stride(2) and spread > SPREAD_BYTES else x
 
 
 def _rows(x: torch.Tensor) -> tuple[npt.NDArray[np.floating], Strides]:
