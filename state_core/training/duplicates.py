@@ -41,7 +41,8 @@ def refuse_near_duplicates(splits: Mapping[str, Sequence[tuple[str, str]]]) -> N
     first, second = (f"{documents[k][1]!r} ({documents[k][0]})" for k in pair)
     raise DataError(
         f"{first} and {second} share {share:.0%} of the runs of {SHINGLE} words: a "
-        "held-out text that was trained on measures nothing. Remove one of them, or join them into one document"
+        "held-out text that was trained on measures nothing. Remove one of them, or join them into "
+        "one document"
     )
 
 

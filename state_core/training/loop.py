@@ -126,8 +126,8 @@ class Trainer:
         total_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = float(total_norm)
         self._require_finite(loss, norm)
-        if train.k1_every and step % train.k1_every == 0:
-            self._write("k1", shares=responsibility(self.model).to_dict(K1_DEPTH))
+        if train.k1_every and (step == 0 or (step + 1) % train.k1_every == 0):
+            self._write("k1", step + 1, shares=responsibility(self.model).to_dict(K1_DEPTH))
         nn.utils.clip_grads_with_norm_(parameters, train.grad_clip, total_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -205,7 +205,7 @@ class Trainer:
             max_batches=self.train.eval_batches,
             autocast=self._autocast,
         )
-        scores = {s.name: s.loss for s in evaluation.scores if s.tokens}
+        scores: dict[str, Any] = {s.name: s.loss for s in evaluation.scores if s.tokens}
         self._write("valid", loss=scores.pop("overall"), **scores)
         self.watcher.on_evaluation(self.progress.step, evaluation, self.audit.passed)
         self._evaluation = evaluation
@@ -276,9 +276,10 @@ class Trainer:
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
 
-    def _write(self, kind: str, **values: Any) -> None:
+    def _write(self, kind: str, step: int | None = None, **values: Any) -> None:
+        step = self.progress.step if step is None else step
         for sink in self._sinks:
-            sink.write({"kind": kind, "step": self.progress.step, **values})
+            sink.write({"kind": kind, "step": step, **values})
 
     def _autocast(self) -> torch.autocast:
         enabled = self.train.precision == "bf16"

@@ -1,7 +1,7 @@
 """What a run writes down: JSON lines always, TensorBoard and W&B (offline) when asked.
 
 Each line of metrics.jsonl has a `kind` (start, train, valid, k1, end) and a `step`, the number of
-updates made.
+updates made, for k1 the one about to be made included.
 """
 
 from __future__ import annotations
@@ -48,19 +48,18 @@ def open_sinks(config: SOSMConfig, run_dir: Path, step: int) -> list[Sink]:
 
 
 class JsonLines:
-    """Appends to metrics.jsonl, each line flushed."""
+    """Appends to metrics.jsonl, each line at once."""
 
     def __init__(self, run_dir: Path, step: int) -> None:
         self.path = run_dir / METRICS_FILE
         # What a run did after its last checkpoint is done again when it resumes.
         kept = [r for r in read_metrics(run_dir) if r["step"] <= step and r["kind"] != "end"]
         atomic_write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept if step))
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)
 
     def write(self, record: dict[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            self._file.write(json.dumps(record).encode() + b"\n")
         except OSError as error:
             raise StorageError(
                 f"cannot write {self.path}: {error}. The last checkpoint is unchanged"

@@ -21,7 +21,7 @@ def decayed_parameters(model: nn.Module) -> list[str]:
     return [
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and id(parameter) not in tables
+        if parameter.ndim == 2 and "bias" not in name and id(parameter) not in tables
     ]
 
 

@@ -190,7 +190,7 @@ def test_a_file_that_repeats_itself_is_refused(text_folder: Path) -> None:
 
 def test_a_text_too_small_to_split_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("word")
-    with pytest.raises(DataError, match="part of .* is empty"):
+    with pytest.raises(DataError, match=r"part of .* is empty"):
         load_corpus(str(tmp_path / "x.txt"))
 
 

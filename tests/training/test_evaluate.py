@@ -16,9 +16,16 @@ from state_core.training.evaluate import evaluate, position_edges, recall_mask, 
 @pytest.fixture
 def model() -> SOSM:
     config = SOSMConfig.preset("baseline", vocab_size=50).override(
-        {"d_model": 16, "embed_rank": 8, "layers": ["attention"], "mlp_hidden": 8,
-         "attention.n_heads": 2, "train.seq_len": 40, "train.batch_size": 3}
-    )  # fmt: skip
+        {
+            "d_model": 16,
+            "embed_rank": 8,
+            "layers": ["attention"],
+            "mlp_hidden": 8,
+            "attention.n_heads": 2,
+            "train.seq_len": 40,
+            "train.batch_size": 3,
+        }
+    )
     return SOSM(config)
 
 
@@ -84,7 +91,7 @@ def test_the_model_is_left_as_it_was() -> None:
                 "mlp_hidden": 0,
                 "attention.n_heads": 2,
             }
-        )  # fmt: skip
+        )
     ).train()
     before = {name: b.clone() for name, b in model.named_buffers()}
     score_windows(model, tokens(), seq_len=30, batch_size=2, recall_window=8)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -23,8 +24,8 @@ def test_it_rises_then_falls_for_every_step_count(
     rates = [learning_rate(step, train) for step in range(steps)]
     assert all(math.isfinite(r) and 0 < r <= train.lr * (1 + 1e-12) for r in rates)
     turn = min(warmup, steps)
-    assert all(a < b for a, b in zip(rates[:turn], rates[1:turn]))
-    assert all(a >= b for a, b in zip(rates[turn:], rates[turn + 1 :]))
+    assert all(a < b for a, b in pairwise(rates[:turn]))
+    assert all(a >= b for a, b in pairwise(rates[turn:]))
     if steps > warmup:
         assert max(rates) == pytest.approx(train.lr)
     assert learning_rate(steps + beyond, train) == pytest.approx(train.lr * ratio)
