@@ -172,7 +172,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    base = SOSMConfig.preset("default").override(parse_overrides(options.set))
+    # Every part that is under test is on, whether the default took it or not.
+    values = {"graph.successor": True, **parse_overrides(options.set)}
+    base = SOSMConfig.preset("default").override(values)
     tuned = run_all(list(tuning_jobs(base)), options.out, options.jobs, options.threads)
     rates = best_rates(tuned)
     found = run_all(list(arm_jobs(base, rates)), options.out, options.jobs, options.threads)

@@ -97,8 +97,9 @@ class GraphConfig(Section):
     """Entropy of the row's best similarities, or of the norms of the state's blocks."""
     mutual: bool = False
     """Keep i→j only if i is also among j's best over the tokens up to i (fewer hubs)."""
-    successor: bool = True
-    """For a semantic edge i→j also i→j+1: what followed last time."""
+    successor: bool = False
+    """For a semantic edge i→j also i→j+1: what followed last time. Off: the pointer head says the
+    same, and beside it these edges changed nothing (experiments/quickstart_ablation.py)."""
 
     @model_validator(mode="after")
     def _bounds_of_k_are_ordered(self) -> GraphConfig:
@@ -359,7 +360,7 @@ def _fields_at(path: tuple[int | str, ...]) -> list[str]:
 _NO_GRAPH: dict[str, Any] = {"graph": {"enabled": False}, "pointer": {"enabled": False}}
 _PHASE1: dict[str, Any] = {
     "layers": ("mamba", "mamba", "graph_attention", "mamba"),
-    "graph": {"similarity": "full", "adaptive_k": False, "mutual": True, "successor": False},
+    "graph": {"similarity": "full", "adaptive_k": False, "mutual": True},
     "pointer": {"enabled": False},
     "train": {"precision": "bf16", "k1_every": 10},
 }

@@ -222,8 +222,8 @@ def _graph(data: ReportData) -> Html:
             "p",
             f"From {data.graph_source}, which the model has not read. Colour is the kind of an "
             f"edge, thickness its weight. A semantic edge joins a token to an earlier one whose "
-            f"state is similar; a successor edge leads to what followed that one. The coloured "
-            f"bars show how much each block of the state contributed: they add up to the weight.",
+            f"state is similar. The coloured bars show how much each block of the state "
+            f"contributed: they add up to the weight.",
         ),
         explorer("passage-graph", data.graph, most_telling(data.graph)),
     )

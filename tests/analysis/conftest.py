@@ -20,7 +20,7 @@ def spell(ids: list[int]) -> list[str]:
 def model() -> SOSM:
     config = SOSMConfig.preset("default", vocab_size=VOCABULARY).override(
         {"d_model": 32, "embed_rank": 16, "layers": ["graph_attention"], "mlp_hidden": 32}
-        | {"attention.n_heads": 2, "graph.window": 3}
+        | {"attention.n_heads": 2, "graph.window": 3, "graph.successor": True}
     )
     return SOSM(config).eval()
 

@@ -13,7 +13,7 @@ from state_core.config import GraphConfig
 from state_core.graph import EdgeKind, GraphBuilder
 
 LAYOUT = tuple(SOSMConfig.preset("default").state.layout)
-FIXED = GraphConfig(window=2, sinks=1, k_base=4, adaptive_k=False)
+FIXED = GraphConfig(window=2, sinks=1, k_base=4, adaptive_k=False, successor=True)
 
 
 def random_state(length: int, batch: int = 1, seed: int = 0, words: int = 1000) -> State:

@@ -13,7 +13,7 @@ from tests.graph.test_graph_builder import random_state
 
 @pytest.fixture
 def graph() -> TokenGraph:
-    return build_graph(random_state(40, batch=2, words=15), GraphConfig(window=3))
+    return build_graph(random_state(40, batch=2, words=15), GraphConfig(window=3, successor=True))
 
 
 def _edges(graph: TokenGraph) -> set[tuple[int, int]]:
