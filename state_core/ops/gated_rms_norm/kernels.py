@@ -10,21 +10,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from state_core.ops.numba_math import FAST, sigmoid
+from state_core.ops.numba_math import STEADY, dot, sigmoid
 
 ROWS = 64
-_jit = njit(cache=True, fastmath=FAST, error_model="numpy")
-_pjit = njit(cache=True, fastmath=FAST, error_model="numpy", parallel=True)
+_jit = njit(cache=True, fastmath=STEADY, error_model="numpy")
+_pjit = njit(cache=True, fastmath=STEADY, error_model="numpy", parallel=True)
 
 
 @_jit
 def _gate(y, z, v):
     """v = y silu(z); its sum of squares."""
-    total = y.dtype.type(0)
     for c in range(y.shape[0]):
         v[c] = y[c] * z[c] * sigmoid(z[c])
-        total += v[c] * v[c]
-    return total
+    return dot(v, v)
 
 
 @_jit
@@ -63,7 +61,7 @@ def backward(dout, y, z, strides, weight, groups, eps, dy, dz, dweight):
     size = width // groups
     for task in prange(batch * blocks):
         b, start = task // blocks, task % blocks * ROWS
-        v = np.empty(size, y.dtype)
+        v, gw = np.empty(size, y.dtype), np.empty(size, y.dtype)
         dweight[task] = 0
         for t in range(start, min(start + ROWS, length)):
             for first in range(0, width, size):
@@ -73,11 +71,10 @@ def backward(dout, y, z, strides, weight, groups, eps, dy, dz, dweight):
                 squares = _gate(y[b, t, part], gate, v)
                 scale = y.dtype.type(1 / np.sqrt(squares / size + eps))
                 g, w, dw = dout[b, t, part], weight[part], dweight[task, part]
-                dot = y.dtype.type(0)
                 for c in range(size):
                     dw[c] += g[c] * v[c] * scale
-                    dot += g[c] * w[c] * v[c]
-                shrink = y.dtype.type(dot * scale * scale / size)
+                    gw[c] = g[c] * w[c]
+                shrink = y.dtype.type(dot(gw, v) * scale * scale / size)
                 for c in range(size):
-                    v[c] = scale * (g[c] * w[c] - shrink * v[c])
+                    v[c] = scale * (gw[c] - shrink * v[c])
                 _gate_grads(y[b, t, part], gate, v, dy[b, t, part], dz[b, t, part])

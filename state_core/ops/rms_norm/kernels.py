@@ -9,19 +9,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from state_core.ops.numba_math import FAST
+from state_core.ops.numba_math import STEADY, dot
 
 ROWS = 64
-_jit = njit(cache=True, fastmath=FAST, error_model="numpy")
-_pjit = njit(cache=True, fastmath=FAST, error_model="numpy", parallel=True)
+_jit = njit(cache=True, fastmath=STEADY, error_model="numpy")
+_pjit = njit(cache=True, fastmath=STEADY, error_model="numpy", parallel=True)
 
 
 @_jit
 def _scale(x, eps):
-    total = x.dtype.type(0)
-    for c in range(x.shape[0]):
-        total += x[c] * x[c]
-    return x.dtype.type(1 / np.sqrt(total / x.shape[0] + eps))
+    return x.dtype.type(1 / np.sqrt(dot(x, x) / x.shape[0] + eps))
 
 
 @_pjit
@@ -39,12 +36,12 @@ def backward(dout, x, weight, eps, dx, dweight):
     for task in prange((rows + ROWS - 1) // ROWS):
         dw = dweight[task]
         dw[:] = 0
+        g = np.empty(width, x.dtype)
         for i in range(task * ROWS, min((task + 1) * ROWS, rows)):
             scale = _scale(x[i], eps)
-            dot = x.dtype.type(0)
             for c in range(width):
                 dw[c] += dout[i, c] * x[i, c] * scale
-                dot += dout[i, c] * weight[c] * x[i, c]
-            shrink = x.dtype.type(dot * scale * scale / width)
+                g[c] = dout[i, c] * weight[c]
+            shrink = x.dtype.type(dot(g, x[i]) * scale * scale / width)
             for c in range(width):
-                dx[i, c] = scale * (dout[i, c] * weight[c] - shrink * x[i, c])
+                dx[i, c] = scale * (g[c] - shrink * x[i, c])

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from numba import njit, prange
 
-from state_core.ops.numba_math import FAST, sigmoid
+from state_core.ops.numba_math import STEADY, sigmoid
 
-_pjit = njit(cache=True, fastmath=FAST, error_model="numpy", parallel=True)
+_pjit = njit(cache=True, fastmath=STEADY, error_model="numpy", parallel=True)
 
 
 @_pjit
