@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from state_core import SOSM, build_graph
-from state_core.layers.view import LayerView
 from tests.invariants.variants import build, text
 
 
@@ -46,4 +45,3 @@ def test_the_window_graph_has_every_causal_edge() -> None:
     graph = build_graph(state, wide)
     edges = {(int(i), int(j)) for i, j in graph.edge_index.T}
     assert edges == {(i, j) for i in range(20) for j in range(i + 1)}
-    assert LayerView(graph.positions, None, graph, cached=False).graph is graph
