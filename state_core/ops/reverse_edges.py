@@ -1,7 +1,8 @@
-"""Who looks at a token: the rows of a graph turned around, by a counting sort.
+"""Who looks at a token: the rows of a graph turned around.
 
 A row lists the tokens that token i looks at. The gradient of a key needs the rows that look at it.
 With them in hand every key sums its own gradient: no atomics, one fixed order, any number of cores.
+On the CPU a counting sort in Numba, elsewhere torch's own stable sort.
 
 Shapes: B batch, T rows, S tokens looked at, E most edges of a row.
 """
@@ -9,6 +10,7 @@ Shapes: B batch, T rows, S tokens looked at, E most edges of a row.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -52,21 +54,50 @@ def reverse_edges(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -
     sources: S, the number of tokens that can be pointed at.
     Raises InputError for an entry outside 0 … S - 1, and for tables of 2^31 entries and more.
     """
+    return _remembered(_count, neighbors, counts, sources)
+
+
+def sorted_reverse_edges(
+    neighbors: torch.Tensor, counts: torch.Tensor, sources: int
+) -> ReversedEdges:
+    """`reverse_edges` for tensors on any device, in O(edges log edges) and plain torch."""
+    return _remembered(_sort, neighbors, counts, sources)
+
+
+def _remembered(
+    build: Callable[[torch.Tensor, torch.Tensor, int], ReversedEdges],
+    neighbors: torch.Tensor,
+    counts: torch.Tensor,
+    sources: int,
+) -> ReversedEdges:
+    if neighbors.shape[1] * neighbors.shape[2] > np.iinfo(np.int32).max:
+        rows, width = neighbors.shape[1:]
+        raise InputError(f"a graph of {rows} rows of {width} edges is too large for int32 edge ids")
     if neighbors.is_inference() or counts.is_inference():  # they have no version to go by
-        return _build(neighbors, counts, sources)
+        return build(neighbors, counts, sources)
     version = (neighbors._version, counts._version)
     memo: _Memo | None = _memos.get(neighbors)
     if memo and memo.version == version and memo.sources == sources and memo.counts() is counts:
         return memo.reversed
-    result = _build(neighbors, counts, sources)
+    result = build(neighbors, counts, sources)
     _memos[neighbors] = _Memo(version, weakref.ref(counts), sources, result)
     return result
 
 
-def _build(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> ReversedEdges:
+def _sort(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> ReversedEdges:
+    width = neighbors.shape[2]
+    real = torch.arange(width, device=neighbors.device) < counts[..., None]
+    outside = real & ((neighbors < 0) | (neighbors >= sources))
+    if bool((outside.any() | (counts < 0).any() | (counts > width).any()).item()):
+        raise _invalid(width, sources)
+    target, edges = neighbors.where(real, sources).flatten(1).sort(dim=1, stable=True)
+    borders = torch.arange(sources + 1, dtype=target.dtype, device=target.device)
+    starts = torch.searchsorted(target, borders.expand(len(target), -1).contiguous())
+    return ReversedEdges(starts.to(torch.int32), edges.to(torch.int32))
+
+
+def _count(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> ReversedEdges:
     batch, rows, width = neighbors.shape
-    if rows * width > np.iinfo(np.int32).max:
-        raise InputError(f"a graph of {rows} rows of {width} edges is too large for int32 edge ids")
     starts = torch.zeros(batch, sources + 1, dtype=torch.int32)
     edges = torch.empty(batch, rows * width, dtype=torch.int32)
     match_torch_threads()
@@ -74,8 +105,12 @@ def _build(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> Rever
         neighbors.contiguous().numpy(), counts.contiguous().numpy(), starts.numpy(), edges.numpy()
     )
     if not valid:
-        raise InputError(f"counts must be within 0 … {width}, neighbors within 0 … {sources - 1}")
+        raise _invalid(width, sources)
     return ReversedEdges(starts, edges)
+
+
+def _invalid(width: int, sources: int) -> InputError:
+    return InputError(f"counts must be within 0 … {width}, neighbors within 0 … {sources - 1}")
 
 
 @njit(parallel=True, cache=True)
