@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "plots": ("plotly",),
     "graph": ("networkx", "torch-geometric"),
     "bench": ("faiss-cpu", "scipy", "mambapy", "transformers"),
+    "triton": ("triton",),
     "cuda": ("triton", "mamba-ssm"),
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")

@@ -28,9 +28,10 @@ FLAGS = {
     "inspect": {"--run", "--text", "--file", "--token", "--edges", "--out"},
     "bench": {
         "--quick", "--device", "--memory", "--no-memory", "--budget", "--out", "--compare",
-        "--list",
+        "--list", "--plot",
     },
     "doctor": set(),
+    "kernels": set(),
     "data": set(),
     "data list": set(),
     "data fetch": {"--all"},
@@ -99,7 +100,7 @@ def test_help_reads_well(command: str):
     done = sosm(*command.split(), "--help")
     assert done.exit_code == 0
     assert "Usage: sosm" in done.output
-    examples = command and command not in ("data", "data list", "doctor")
+    examples = command and command not in ("data", "data list", "doctor", "kernels")
     assert not examples or f"sosm {command}" in done.output.split("Usage:", 1)[1].split("\n", 1)[1]
 
 

@@ -60,7 +60,7 @@ def arc_diagram(
     per_token: the best so many edges of each token and kind, None for all. min_weight: at least
     this similar. InputError if a token or a text is out of range.
     """
-    go = _plotly()
+    go = plotly_objects()
     names = _token_names(graph, tokens)
     shown = _select(graph, b, list(kinds), token, per_token, min_weight)
     figure = go.Figure()
@@ -68,7 +68,7 @@ def arc_diagram(
         members = np.flatnonzero(shown.kind == kind)
         if len(members):
             _add_arcs(figure, shown, members, kind, names, graph.layout)
-    _style(figure, height)
+    style(figure, height)
     figure.update_yaxes(visible=False, rangemode="tozero")
     figure.update_xaxes(showgrid=False, zeroline=False)
     if len(names) <= LABELLED:
@@ -85,7 +85,7 @@ def adjacency(
     height: int = 560,
 ) -> go.Figure:
     """The edges of text b as a matrix: row i, column j, colour is the kind."""
-    go = _plotly()
+    go = plotly_objects()
     names = _token_names(graph, tokens)
     shown = _select(graph, b, list(kinds), None, None, None)
     figure = go.Figure()
@@ -107,7 +107,7 @@ def adjacency(
             customdata=[(names[p], names[q]) for p, q in zip(i, j, strict=True)],
             hovertemplate="%{customdata[0]} (%{y}) → %{customdata[1]} (%{x})",
         )
-    _style(figure, height)
+    style(figure, height)
     figure.update_yaxes(title="token", autorange="reversed", scaleanchor="x", constrain="domain")
     figure.update_xaxes(title="looks at", constrain="domain")
     return figure
@@ -117,7 +117,7 @@ def loss_curves(
     runs: Mapping[str, str | Path | Sequence[Mapping[str, Any]]], *, height: int = 380
 ) -> go.Figure:
     """Training loss by step of runs, by name: run folders, or records of metrics.jsonl."""
-    go = _plotly()
+    go = plotly_objects()
     figure = go.Figure()
     for n, (name, run) in enumerate(runs.items()):
         colour = LINE_COLOURS[n % len(LINE_COLOURS)]
@@ -136,7 +136,7 @@ def loss_curves(
         )
         means = [loss for _, loss in smooth(points, SMOOTHING)]
         figure.add_scatter(x=steps, y=means, mode="lines", name=name, line={"color": colour})
-    _style(figure, height)
+    style(figure, height)
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="loss, nats per token")
     return figure
@@ -279,7 +279,8 @@ def _records(run: str | Path | Sequence[Mapping[str, Any]]) -> Sequence[Mapping[
     return read_metrics(run)
 
 
-def _style(figure: go.Figure, height: int) -> None:
+def style(figure: go.Figure, height: int) -> None:
+    """The look that all figures share."""
     figure.update_layout(
         height=height,
         margin={"l": 50, "r": 20, "t": 30, "b": 70},
@@ -295,7 +296,8 @@ def _style(figure: go.Figure, height: int) -> None:
     figure.update_yaxes(**axis)
 
 
-def _plotly() -> Any:
+def plotly_objects() -> Any:
+    """plotly.graph_objects, or MissingExtraError."""
     try:
         import plotly.graph_objects as go
     except ImportError:

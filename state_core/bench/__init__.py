@@ -10,7 +10,7 @@ with us in the same process.
 
 from __future__ import annotations
 
-from state_core.bench import model, ops, pointwise
+from state_core.bench import cases
 from state_core.bench.case import CASES, Case, Comparison, Contender, Goal
 from state_core.bench.report import Report, Result
 from state_core.bench.runner import run, select
@@ -24,10 +24,8 @@ __all__ = [
     "Goal",
     "Report",
     "Result",
+    "cases",
     "compare",
-    "model",
-    "ops",
-    "pointwise",
     "render",
     "run",
     "select",

@@ -27,9 +27,13 @@ class Contender:
     package: str | None = None
     """Optional package of the extra `bench` that it needs, by the name it is imported under."""
     devices: tuple[str, ...] = ("cpu", "cuda")
+    most: int | None = None
+    """The largest size along the case's axis that it is asked for: beyond, it takes minutes."""
 
-    def missing(self, device: torch.device) -> str | None:
-        """Why it cannot run here and how to get it, or None if it can."""
+    def missing(self, device: torch.device, size: int = 0) -> str | None:
+        """Why it does not run here and how to get it, or None if it does."""
+        if self.most is not None and size > self.most:
+            return f"left out beyond {self.most:,}: too slow to wait for"
         if device.type not in self.devices:
             return f"runs on {'/'.join(self.devices)} only"
         if self.package and not installed(self.package):

@@ -65,16 +65,21 @@ class Report:
 
     def growth(self) -> list[dict[str, Any]]:
         """Exponents of time and memory, per contender, over results that differ in size alone."""
-        series: dict[tuple[str, str], list[Result]] = {}
-        for result in self.results:
-            series.setdefault((result.case, result.fixed), []).append(result)
         rows: list[dict[str, Any]] = []
-        for (case, fixed), results in series.items():
+        for results in self.series():
+            where = {"case": results[0].case, "fixed": results[0].fixed}
             for contender in dict.fromkeys(c for r in results for c in r.seconds):
                 exponents = _exponents(results, contender)
                 if exponents:
-                    rows.append({"case": case, "fixed": fixed, "contender": contender, **exponents})
+                    rows.append({**where, "contender": contender, **exponents})
         return rows
+
+    def series(self) -> list[list[Result]]:
+        """The results, grouped into those that differ in size alone."""
+        series: dict[tuple[str, str], list[Result]] = {}
+        for result in self.results:
+            series.setdefault((result.case, result.fixed), []).append(result)
+        return list(series.values())
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON, atomically."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,9 +20,7 @@ Progress = Callable[[str], None]
 
 
 def run(
-    group: str = "all",
-    *,
-    names: Sequence[str] = (),
+    *names: str,
     device: str = "cpu",
     quick: bool = False,
     memory: bool = True,
@@ -31,20 +29,19 @@ def run(
 ) -> Report:
     """Compare ops and the model with their peers.
 
-    group:    "ops", "model" or "all".
-    names:    only these cases of the group; none means all of them.
+    names:    cases, and groups of them: "ops", "model", "all". None means all.
     quick:    small sizes, few rounds and no memory, to test the benchmark itself in seconds.
     memory:   also measure peak memory, in a process per contender and size.
     budget:   seconds of timing per case and size, beyond the least number of rounds.
     progress: told, in a line, what is being done.
 
-    Raises ConfigError for an unknown group or case, BackendError for a device that is not there.
+    Raises ConfigError for an unknown name, BackendError for a device that is not there.
     """
     target = _device(device)
     # As in training: page faults would be timed instead of arithmetic, ours and the peers' alike.
     keep_large_blocks()
     report = Report(machine(target), versions(), device, quick)
-    for case in select(group, names):
+    for case in select(*names):
         progress(f"{case.name}: {case.about}")
         report.results.extend(
             _run_case(case, target, quick, memory and not quick, 0.0 if quick else budget, progress)
@@ -52,16 +49,15 @@ def run(
     return report
 
 
-def select(group: str, names: Sequence[str] = ()) -> list[Case]:
-    """The registered cases of a group, or those of them that are named."""
-    if group not in ("all", *GROUPS):
-        raise ConfigError(f"unknown group of benchmarks {group!r}: {nearest(group, GROUPS)}")
+def select(*names: str) -> list[Case]:
+    """The registered cases that are named, or whose group is; all of them for no name."""
     ordered = sorted(CASES.values(), key=lambda case: GROUPS.index(case.group))
-    cases = {c.name: c for c in ordered if group in ("all", c.group)}
+    known = ("all", *GROUPS, *CASES)
     for name in names:
-        if name not in cases:
-            raise ConfigError(f"unknown benchmark {name!r}: {nearest(name, cases)}")
-    return [cases[name] for name in names] if names else list(cases.values())
+        if name not in known:
+            raise ConfigError(f"unknown benchmark {name!r}: {nearest(name, known)}")
+    wanted = {"all"} if not names else set(names)
+    return [case for case in ordered if wanted & {"all", case.group, case.name}]
 
 
 def _device(name: str) -> torch.device:
@@ -91,7 +87,7 @@ def _run_case(
 
 def _measure(case: Case, shape: Shape, device: torch.device, budget: float) -> dict[str, Any]:
     inputs = case.inputs(shape, device)
-    absent = {c.name: c.missing(device) for c in case.contenders}
+    absent = {c.name: c.missing(device, shape[case.axis]) for c in case.contenders}
     missing = {name: why for name, why in absent.items() if why}
     thunks: dict[str, Thunk] = {
         c.name: c.prepare(inputs) for c in case.contenders if c.name not in missing

@@ -1,4 +1,4 @@
-"""`sosm bench` and `sosm doctor`: how fast things are here, and why."""
+"""`sosm bench`, `sosm kernels` and `sosm doctor`: how fast things are here, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from state_core.cli.console import console, status
 
 def bench(
     cases: Annotated[
-        list[str] | None, typer.Argument(help="Cases, or a group: ops, model or all.")
+        list[str] | None, typer.Argument(help="Cases or groups (ops, model, all).")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes: to test the benchmark itself.")
@@ -24,6 +24,9 @@ def bench(
         float, typer.Option(min=0.0, help="Seconds of timing per case and size.")
     ] = 10.0,
     out: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw time against size, as an HTML page.")
+    ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Show what changed since this JSON was written.")
     ] = None,
@@ -38,17 +41,15 @@ def bench(
     """
     from state_core import bench as benchmarks
 
-    group, names = _choice(cases or [])
     if list_:
         table = Table("case", "group", "what", box=None, pad_edge=False)
-        for case in benchmarks.select(group, names):
+        for case in benchmarks.select(*(cases or [])):
             table.add_row(case.name, case.group, case.about)
         console.print(table)
         return
     old = benchmarks.Report.load(compare) if compare else None
     report = benchmarks.run(
-        group,
-        names=names,
+        *(cases or []),
         device=device,
         quick=quick,
         memory=memory,
@@ -59,6 +60,11 @@ def bench(
     if out:
         report.save(out)
         console.print(f"Written to {out}", soft_wrap=True)
+    if plot:
+        from state_core.analysis.scaling import write_scaling
+
+        write_scaling(report, plot)
+        console.print(f"Drawn in {plot}", soft_wrap=True)
     if old:
         console.print(benchmarks.compare(old, report))
     if not report.passed:
@@ -72,10 +78,20 @@ def doctor() -> None:
     console.print(render(diagnose()))
 
 
-def _choice(words: list[str]) -> tuple[str, list[str]]:
-    """A group, or else names of cases out of all groups."""
-    from state_core.bench.runner import GROUPS
+def kernels() -> None:
+    """Compile the Triton kernels for sm_80 and sm_90, no GPU needed, and show what they take."""
+    from state_core.ops.ahead_of_time import compile_all
 
-    if len(words) == 1 and words[0] in ("all", *GROUPS):
-        return words[0], []
-    return "all", words
+    columns = ("kernel", "GPU", "warps", "registers", "shared", "spills", "matrix unit")
+    table = Table(*columns, box=None, pad_edge=False)
+    for kernel in compile_all(progress=status):
+        table.add_row(
+            f"{kernel.op} {kernel.kernel}",
+            f"sm_{kernel.architecture}",
+            str(kernel.warps),
+            str(kernel.registers),
+            f"{kernel.shared / 1024:.0f} KiB",
+            f"{kernel.spills} B" if kernel.spills else "none",
+            "yes" if kernel.matrix_unit else "",
+        )
+    console.print(table)

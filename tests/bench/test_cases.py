@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from state_core import bench, ops
 from state_core.bench.case import CASES, OURS, Case
+from state_core.bench.inputs import spread_rows
 from state_core.bench.memory import measure, peak_memory
-from state_core.bench.ops import spread_rows
 
 CPU = torch.device("cpu")
 OPS = bench.select("ops")
@@ -76,6 +76,6 @@ def test_memory_is_measured_in_a_process_of_its_own():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["training", "decoding"])
 def test_model_cases_run(name: str):
-    report = bench.run("model", names=[name], quick=True, memory=False, progress=lambda _: None)
+    report = bench.run(name, quick=True, memory=False, progress=lambda _: None)
     assert report.passed
     assert set(report.results[0].ratio) == {"transformer", "mamba2"}

@@ -53,9 +53,7 @@ def toy() -> Iterator[dict[str, Any]]:
 
 
 def run_toy(**options: Any) -> bench.Report:
-    return bench.run(
-        "ops", names=["toy"], memory=False, budget=0, progress=lambda _: None, **options
-    )
+    return bench.run("toy", memory=False, budget=0, progress=lambda _: None, **options)
 
 
 def test_a_green_check_is_timed_at_every_size(toy: dict[str, Any]):
@@ -92,15 +90,18 @@ def test_goals_belong_to_a_size(toy: dict[str, Any]):
 
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ConfigError, match="graph_attention"):
-        bench.select("ops", ["graph_atention"])
+        bench.select("graph_atention")
     with pytest.raises(ConfigError, match="model"):
         bench.select("modle")
 
 
-def test_a_case_of_another_group_is_not_selected():
-    assert [case.name for case in bench.select("ops", ["ssd"])] == ["ssd"]
-    with pytest.raises(ConfigError, match="training"):
-        bench.select("ops", ["training"])
+def test_names_and_groups_mix():
+    def names(*words: str) -> list[str]:
+        return [case.name for case in bench.select(*words)]
+
+    assert names("ssd") == ["ssd"]
+    assert set(names("ssd", "model")) == {"ssd", *names("model")}
+    assert set(names()) == set(CASES)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from state_core import ops
 from state_core.bench.case import OURS, Case, Comparison, Contender, Shape, compare
-from state_core.bench.ops import Call, Inputs, forward_backward, naive, normal, with_gradients
+from state_core.bench.inputs import Call, Inputs, forward_backward, naive, normal, with_gradients
 
 EPS = 1e-5
 
