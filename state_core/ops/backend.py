@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,10 +51,15 @@ class Backend:
 
     def missing(self, device: str) -> str | None:
         """Why this backend cannot run on `device`, or None if it can."""
-        if device not in self.devices:
+        if device not in self.devices and not (device == "cpu" and self._interpreted()):
+            if "triton" in self.requires and device == "cpu":
+                return "runs on cuda; on a CPU only in Triton's interpreter (TRITON_INTERPRET=1)"
             return f"runs on {'/'.join(self.devices)}, not on {device}"
         absent = [name for name in self.requires if not _installed(name)]
         return f"{', '.join(absent)} is not installed" if absent else None
+
+    def _interpreted(self) -> bool:
+        return "triton" in self.requires and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @dataclass(frozen=True)

@@ -13,3 +13,10 @@ def poison_empty_buffers(seeded: None) -> None:
     torch.use_deterministic_algorithms(True)
     assert deterministic.fill_uninitialized_memory
     assert torch.empty(3).isnan().all()
+
+
+@pytest.fixture
+def triton_device() -> torch.device:
+    """Where Triton kernels run here: the GPU, or else the CPU through Triton's interpreter."""
+    pytest.importorskip("triton", reason="Triton is for Linux")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

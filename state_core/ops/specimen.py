@@ -1,0 +1,25 @@
+"""A Triton kernel as it is compiled for a GPU: what `ahead_of_time` builds where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One kernel with the types and block sizes that its op launches it with.
+
+    kernel:      the function under `@triton.jit`.
+    signature:   argument → Triton type, in the kernel's order: "*bf16", "i32", "fp32", "constexpr".
+    constants:   the values of the constexpr arguments.
+    matrix_unit: whether the kernel has to use the matrix unit (mma, wgmma).
+    """
+
+    name: str
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any] = field(default_factory=dict)
+    warps: int = 4
+    stages: int = 2
+    matrix_unit: bool = False
