@@ -5,11 +5,13 @@ They fit 80 columns: a line for the case, one for a size with our time, one for 
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from state_core.bench.case import CASES, OURS, Goal
+from state_core.bench.case import CASES, OURS, Case, Goal
 from state_core.bench.report import Report, Result
 from state_core.bench.timing import Spread
 
@@ -107,11 +109,14 @@ def _growth_table(report: Report) -> Table:
             table.add_row(f"[bold]{case.name}[/] over {case.axis} ({row['fixed']})")
         previous = series
         exponents = (f"{row[what]:.2f}" if what in row else "" for what in ("time", "memory"))
-        goal = case.goal("memory growth", None)
-        judged = goal and row["contender"] == OURS and "memory" in row
-        shown = f"memory {_mark(goal, row['memory'])}" if goal and judged else ""
-        table.add_row(f"    {row['contender']}", *exponents, shown)
+        judged = _growth_goals(case, row) if row["contender"] == OURS else ""
+        table.add_row(f"    {row['contender']}", *exponents, judged)
     return table
+
+
+def _growth_goals(case: Case, row: dict[str, Any]) -> str:
+    goals = {what: case.goal(f"{what} growth", None) for what in ("time", "memory")}
+    return ", ".join(f"{w} {_mark(g, row[w])}" for w, g in goals.items() if g and w in row)
 
 
 def _table(*columns: str) -> Table:

@@ -83,7 +83,7 @@ def test_tables_show_the_ratio_beside_its_check_and_goal():
     shown = text(bench.render(report(result(1024, 3.0), result(4096, 5.0))))
     assert "✓" in shown
     assert "5.00× [4.50, 5.50]" in shown
-    assert "✗ ≥ 6" in shown
+    assert "✗ ≥ 8" in shown
     assert "memory ✓ ≤ 1.1" in shown
 
 
