@@ -9,16 +9,14 @@ Shapes: B batch, T rows, S tokens looked at, E most edges of a row.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numba import njit, prange
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from state_core.errors import InputError
+from state_core.ops.graph_memo import GraphMemo, check_edges, edges_present
 from state_core.ops.numba_threads import match_torch_threads
 
 
@@ -34,16 +32,6 @@ class ReversedEdges(NamedTuple):
     edges: torch.Tensor
 
 
-class _Memo(NamedTuple):
-    version: tuple[int, int]
-    counts: weakref.ref[torch.Tensor]
-    sources: int
-    reversed: ReversedEdges
-
-
-_memos: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
 def reverse_edges(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> ReversedEdges:
     """The edges of a graph by the token they point at, in O(edges + tokens).
 
@@ -54,49 +42,34 @@ def reverse_edges(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -
     sources: S, the number of tokens that can be pointed at.
     Raises InputError for an entry outside 0 … S - 1, and for tables of 2^31 entries and more.
     """
-    return _remembered(_count, neighbors, counts, sources)
+    return _counted(neighbors, counts, sources)
 
 
 def sorted_reverse_edges(
     neighbors: torch.Tensor, counts: torch.Tensor, sources: int
 ) -> ReversedEdges:
     """`reverse_edges` for tensors on any device, in O(edges log edges) and plain torch."""
-    return _remembered(_sort, neighbors, counts, sources)
+    return _sorted(neighbors, counts, sources)
 
 
-def _remembered(
-    build: Callable[[torch.Tensor, torch.Tensor, int], ReversedEdges],
-    neighbors: torch.Tensor,
-    counts: torch.Tensor,
-    sources: int,
-) -> ReversedEdges:
-    if neighbors.shape[1] * neighbors.shape[2] > np.iinfo(np.int32).max:
-        rows, width = neighbors.shape[1:]
+def _check_size(neighbors: torch.Tensor) -> None:
+    _, rows, width = neighbors.shape
+    if rows * width > np.iinfo(np.int32).max:
         raise InputError(f"a graph of {rows} rows of {width} edges is too large for int32 edge ids")
-    if neighbors.is_inference() or counts.is_inference():  # they have no version to go by
-        return build(neighbors, counts, sources)
-    version = (neighbors._version, counts._version)
-    memo: _Memo | None = _memos.get(neighbors)
-    if memo and memo.version == version and memo.sources == sources and memo.counts() is counts:
-        return memo.reversed
-    result = build(neighbors, counts, sources)
-    _memos[neighbors] = _Memo(version, weakref.ref(counts), sources, result)
-    return result
 
 
 def _sort(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> ReversedEdges:
-    width = neighbors.shape[2]
-    real = torch.arange(width, device=neighbors.device) < counts[..., None]
-    outside = real & ((neighbors < 0) | (neighbors >= sources))
-    if bool((outside.any() | (counts < 0).any() | (counts > width).any()).item()):
-        raise _invalid(width, sources)
-    target, edges = neighbors.where(real, sources).flatten(1).sort(dim=1, stable=True)
+    _check_size(neighbors)
+    check_edges(neighbors, counts, sources)
+    present = edges_present(neighbors, counts)
+    target, edges = neighbors.where(present, sources).flatten(1).sort(dim=1, stable=True)
     borders = torch.arange(sources + 1, dtype=target.dtype, device=target.device)
     starts = torch.searchsorted(target, borders.expand(len(target), -1).contiguous())
     return ReversedEdges(starts.to(torch.int32), edges.to(torch.int32))
 
 
 def _count(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> ReversedEdges:
+    _check_size(neighbors)
     batch, rows, width = neighbors.shape
     starts = torch.zeros(batch, sources + 1, dtype=torch.int32)
     edges = torch.empty(batch, rows * width, dtype=torch.int32)
@@ -105,12 +78,11 @@ def _count(neighbors: torch.Tensor, counts: torch.Tensor, sources: int) -> Rever
         neighbors.contiguous().numpy(), counts.contiguous().numpy(), starts.numpy(), edges.numpy()
     )
     if not valid:
-        raise _invalid(width, sources)
+        raise InputError(f"counts must be within 0 … {width}, neighbors within 0 … {sources - 1}")
     return ReversedEdges(starts, edges)
 
 
-def _invalid(width: int, sources: int) -> InputError:
-    return InputError(f"counts must be within 0 … {width}, neighbors within 0 … {sources - 1}")
+_counted, _sorted = GraphMemo(_count), GraphMemo(_sort)
 
 
 @njit(parallel=True, cache=True)
