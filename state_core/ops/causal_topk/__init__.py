@@ -20,6 +20,7 @@ OP = Op(
     "causal_topk",
     {
         "cpu": Backend("state_core.ops.causal_topk.cpu", devices=("cpu",), requires=("numba",)),
+        "triton": Backend("state_core.ops.causal_topk.triton", ("cuda",), ("triton",)),
         "naive": Backend("state_core.ops.causal_topk.naive"),
     },
 )
