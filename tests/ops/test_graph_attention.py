@@ -33,6 +33,7 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, relative to the largest entry if that is above 1."""
     if expected.numel() == 0:
         return 0.0
+    got, expected = got.detach(), expected.detach()
     return float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
 
 
@@ -283,7 +284,14 @@ def test_custom_op_is_registered_soundly() -> None:
             out, lse = cpu._forward(q, k, v, *graph, bias, 0.5)
             rest = (q.detach(), k.detach(), v.detach(), *graph)
             inner = None if bias is None else bias.detach()
-            arguments = (torch.randn_like(out), *rest, inner, lse.detach(), 0.5)
+            arguments = (
+                torch.randn_like(out),
+                torch.randn_like(lse),
+                *rest,
+                inner,
+                lse.detach(),
+                0.5,
+            )
             torch.library.opcheck(cpu._backward, arguments)
 
 

@@ -3,6 +3,7 @@ r"""Attention over the edges of a graph: each token reads its own few neighbours
     s_ie = scale · q_i · k_j + bias_ie,   j = neighbors[i, e],   e < counts[i]
     p_i  = softmax(s_i)  over the row's edges only
     o_i  = Σ_e p_ie v_j                   (a row without edges gives zeros)
+    lse_i = log Σ_e exp(s_ie)             (−∞ for a row without edges)
 
 With every causal edge present this is `F.scaled_dot_product_attention(is_causal=True)`; with E
 edges a row it costs O(T·E·D), where dense attention costs O(T²·D).
@@ -12,6 +13,8 @@ D head width of q and k, M head width of v (usually D), E most edges of a row.
 """
 
 from __future__ import annotations
+
+from typing import Literal, overload
 
 import torch
 
@@ -27,6 +30,7 @@ OP = Op(
 )
 
 
+@overload
 def graph_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -36,38 +40,62 @@ def graph_attention(
     bias: torch.Tensor | None = None,
     scale: float | None = None,
     *,
+    return_lse: Literal[False] = False,
     backend: str = "auto",
-) -> torch.Tensor:
+) -> torch.Tensor: ...
+
+
+@overload
+def graph_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    neighbors: torch.Tensor,
+    counts: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    scale: float | None = None,
+    *,
+    return_lse: Literal[True],
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+def graph_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    neighbors: torch.Tensor,
+    counts: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    scale: float | None = None,
+    *,
+    return_lse: bool = False,
+    backend: str = "auto",
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Softmax attention of every token over its neighbours in a graph.
 
-    q:         [B, H, T, D] queries, one per row of the graph.
-    k, v:      [B, H, S, D] and [B, H, S, M], what the edges point at.
-    neighbors: [B, T, E] int32 in 0 … S - 1. Entries from counts[b, i] on are never read.
-    counts:    [B, T] int32, how many edges a row has.
-    bias:      [B, H, T, E], added to the scores; its entries from counts[b, i] on are ignored.
-    scale:     of q·k, by default 1/√D.
-    backend:   "auto", "cpu" or "naive".
+    q:          [B, H, T, D] queries, one per row of the graph.
+    k, v:       [B, H, S, D] and [B, H, S, M], what the edges point at.
+    neighbors:  [B, T, E] int32 in 0 … S - 1. Entries from counts[b, i] on are never read.
+    counts:     [B, T] int32, how many edges a row has.
+    bias:       [B, H, T, E], added to the scores; its entries from counts[b, i] on are ignored.
+    scale:      of q·k, by default 1/√D.
+    return_lse: also return lse [B, H, T] in fp32 (fp64 for fp64 inputs). Attention a over one set
+                of edges and b over another are attention over both with
+                w = sigmoid(lse_a - lse_b): out = w out_a + (1 - w) out_b.
+    backend:    "auto", "cpu" or "naive".
 
     Returns [B, H, T, M] in q's dtype and memory order: tokens outside heads if q lies that way.
-    Differentiable (once) in q, k, v and bias. bf16 and fp16 are computed in fp32. A permutation
-    of the heads in memory costs nothing: pass views, the last axis contiguous.
+    Differentiable (once) in q, k, v and bias, through lse as well. bf16 and fp16 are summed in
+    fp32. A permutation of the heads in memory costs nothing: pass views, the last axis contiguous.
 
     Raises InputError for shapes and dtypes that do not fit, and for neighbours out of range.
     """
     _check(q, k, v, neighbors, counts, bias)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     attend = OP.select(backend, q.device)
-    out: torch.Tensor = attend(
-        q.to(compute),
-        k.to(compute),
-        v.to(compute),
-        neighbors,
-        counts,
-        None if bias is None else bias.to(compute),
-        scale,
-    )
-    return out.to(q.dtype)
+    out, lse = attend(q, k, v, neighbors, counts, bias, scale)
+    return (out, lse) if return_lse else out
 
 
 def _check(

@@ -15,6 +15,7 @@ import torch
 
 from state_core.errors import InputError
 from state_core.ops.graph_attention import kernels
+from state_core.ops.graph_attention.buffers import at_least_single, gradients, outputs
 from state_core.ops.numba_threads import match_torch_threads
 from state_core.ops.reverse_edges import reverse_edges
 
@@ -38,10 +39,12 @@ def graph_attention(
     counts: torch.Tensor,
     bias: torch.Tensor | None,
     scale: float,
-) -> torch.Tensor:
-    """See `state_core.ops.graph_attention`."""
-    out, _ = _forward(q, k, v, neighbors, counts, bias, scale)
-    return out
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `state_core.ops.graph_attention`; always with the log-sum-exp."""
+    dtype = q.dtype
+    q, k, v, bias = at_least_single(q, k, v, bias)
+    out, lse = _forward(q, k, v, neighbors, counts, bias, scale)
+    return out.to(dtype), lse
 
 
 @torch.library.custom_op("state_core::graph_attention", mutates_args=(), device_types="cpu")
@@ -54,7 +57,7 @@ def _forward(
     bias: torch.Tensor | None,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    out, lse = _outputs(q, v)
+    out, lse = outputs(q, v)
     match_torch_threads()
     valid = kernels.forward(
         *_rows(q),
@@ -87,7 +90,7 @@ def _forward_fake(
     bias: torch.Tensor | None,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _outputs(q, v)
+    return outputs(q, v)
 
 
 @torch.library.custom_op(
@@ -95,6 +98,7 @@ def _forward_fake(
 )
 def _backward(
     d_out: torch.Tensor,
+    d_lse: torch.Tensor | None,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -104,7 +108,7 @@ def _backward(
     lse: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    dq, dk, dv, d_bias = _gradients(q, k, v, bias)
+    dq, dk, dv, d_bias = gradients(q, k, v, bias)
     starts, edges = reverse_edges(neighbors, counts, k.shape[2])
     batch, heads, rows, _ = q.shape
     row_bytes = 2 * neighbors.shape[2] * q.element_size()
@@ -119,6 +123,7 @@ def _backward(
         counts.contiguous().numpy(),
         *_rows(_or_empty(bias, q)),
         lse.numpy(),
+        (lse.new_empty(0, 0, 0) if d_lse is None else d_lse.contiguous()).numpy(),
         starts.numpy(),
         edges.numpy(),
         lse.numpy().dtype.type(scale),
@@ -138,6 +143,7 @@ def _backward(
 @_backward.register_fake
 def _backward_fake(
     d_out: torch.Tensor,
+    d_lse: torch.Tensor | None,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -147,42 +153,23 @@ def _backward_fake(
     lse: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _gradients(q, k, v, bias)
+    return gradients(q, k, v, bias)
 
 
 def _setup_context(ctx, inputs, output) -> None:
     q, k, v, neighbors, counts, bias, ctx.scale = inputs
     ctx.save_for_backward(q, k, v, neighbors, counts, bias, output[1])
-    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # most callers leave the log-sum-exp alone
 
 
-def _differentiate(ctx, d_out, _):
+def _differentiate(ctx, d_out, d_lse):
     q, k, v, neighbors, counts, bias, lse = ctx.saved_tensors
-    dq, dk, dv, d_bias = _backward(d_out, q, k, v, neighbors, counts, bias, lse, ctx.scale)
+    d_out = torch.zeros_like(outputs(q, v)[0]) if d_out is None else d_out
+    dq, dk, dv, d_bias = _backward(d_out, d_lse, q, k, v, neighbors, counts, bias, lse, ctx.scale)
     return dq, dk, dv, None, None, None if bias is None else d_bias, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
-
-
-def _outputs(q: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    batch, heads, rows, _ = q.shape
-    return _empty_like_heads(q, v.shape[3]), q.new_empty(batch, heads, rows)
-
-
-def _gradients(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    like = [_empty_like_heads(x, x.shape[3]) for x in (q, k, v)]
-    return like[0], like[1], like[2], q.new_empty((0, 0, 0, 0) if bias is None else bias.shape)
-
-
-def _empty_like_heads(x: torch.Tensor, width: int) -> torch.Tensor:
-    """An empty [B, H, T, width], tokens outside heads where x lies so, that no one need copy it."""
-    batch, heads, rows, _ = x.shape
-    if x.stride(1) < x.stride(2):
-        return x.new_empty(batch, rows, heads, width).transpose(1, 2)
-    return x.new_empty(batch, heads, rows, width)
 
 
 def _gathered(x: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:

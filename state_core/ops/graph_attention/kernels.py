@@ -70,10 +70,13 @@ def forward(
 @njit(parallel=True, fastmath=FAST, cache=True)
 def backward(
     g, g_step, q, q_step, k, k_step, v, v_step, neighbors, counts, bias, bias_step, lse,
-    starts, reversed_edges, scale, dq, dq_step, dk, dk_step, dv, dv_step, d_bias,
+    d_lse, starts, reversed_edges, scale, dq, dq_step, dk, dk_step, dv, dv_step, d_bias,
     sources, width, v_width, group, threads,
 ):  # fmt: skip
-    """Fills dq, dk, dv and d_bias from g, the gradient of the output. `group` heads at a time."""
+    """Fills dq, dk, dv and d_bias from g, the gradient of the output, and from d_lse.
+
+    An empty d_lse is none. `group` heads at a time.
+    """
     batch, heads, rows = lse.shape
     edges = np.uint64(neighbors.shape[2])
     heads, rows, group = np.uint64(heads), np.uint64(rows), np.uint64(group)
@@ -103,7 +106,8 @@ def backward(
                         at = b * bias_step[0] + h * bias_step[1] + i * bias_step[2]
                         _add(bias, at, n, p)
                     _dots(g, g_at, v, v_at, v_step[2], row, n, v_width, ds)
-                    _softmax_gradient(p, ds, n, lse[b, h, i])
+                    of_lse = d_lse[b, h, i] if d_lse.size else d_lse.dtype.type(0)
+                    _softmax_gradient(p, ds, n, lse[b, h, i], of_lse)
                     if d_bias.size:
                         d_bias[b, h, i, :n] = ds[:n]
                         d_bias[b, h, i, n:] = 0
@@ -215,12 +219,13 @@ def _softmax(score, n):
 
 
 @njit(fastmath=FAST)
-def _softmax_gradient(p, ds, n, lse):
+def _softmax_gradient(p, ds, n, lse, d_lse):
     """p: scores in, probabilities out. ds: the probabilities' gradient in, the scores' out."""
     mean = p.dtype.type(0)
     for e in range(n):
         p[e] = exp_of_negative(p[e] - lse)
         mean += p[e] * ds[e]
+    mean -= d_lse
     for e in range(n):
         ds[e] = p[e] * (ds[e] - mean)
 

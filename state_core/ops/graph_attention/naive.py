@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from state_core.errors import InputError
+from state_core.ops.graph_attention.buffers import at_least_single
 
 
 def graph_attention(
@@ -18,8 +19,10 @@ def graph_attention(
     counts: torch.Tensor,
     bias: torch.Tensor | None,
     scale: float,
-) -> torch.Tensor:
-    """See `state_core.ops.graph_attention`."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `state_core.ops.graph_attention`; always with the log-sum-exp."""
+    dtype = q.dtype
+    q, k, v, bias = at_least_single(q, k, v, bias)
     batch, _, sources, _ = k.shape
     edges = neighbors.shape[2]
     valid = torch.arange(edges, device=q.device) < counts[..., None]  # [B, T, E]
@@ -37,4 +40,5 @@ def graph_attention(
     valid = valid[:, None]
     scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1).masked_fill(~valid, 0.0)
-    return torch.einsum("bhte,btehm->bhtm", weights, values)
+    lse = scores.logsumexp(-1).masked_fill(counts[:, None] == 0, -torch.inf)
+    return torch.einsum("bhte,btehm->bhtm", weights, values).to(dtype), lse
