@@ -9,6 +9,7 @@ from state_core.ops.causal_topk import causal_topk
 from state_core.ops.edge_scores import edge_scores
 from state_core.ops.gated_rms_norm import gated_rms_norm
 from state_core.ops.graph_attention import graph_attention
+from state_core.ops.landmark_distances import landmark_distances
 from state_core.ops.mutual_filter import mutual_filter
 from state_core.ops.rms_norm import rms_norm
 from state_core.ops.ssd import ssd
@@ -21,6 +22,7 @@ __all__ = [
     "edge_scores",
     "gated_rms_norm",
     "graph_attention",
+    "landmark_distances",
     "mutual_filter",
     "rms_norm",
     "ssd",
