@@ -5,9 +5,10 @@ Importing this module asks Numba for its OpenMP layer: its default fallback (`wo
 the process when two Python threads launch kernels at once, and autograd may run a backward pass on
 a thread of its own.
 
-Torch's and Numba's OpenMP runtimes are two libraries with a pool of threads each. Measured with
-kernels of 30 to 200 us that alternate, the pools do not get into each other's way, while
-OMP_WAIT_POLICY=passive makes a small parallel kernel several times slower. So nothing else is set.
+Where torch brings GNU OpenMP, as on Linux, Numba's layer binds to the same library and so to the
+same pool of threads. Launching that pool sets the library's thread count to all cores, which would
+undo `torch.set_num_threads` and OMP_NUM_THREADS: it is launched here, and torch's count put back.
+OMP_WAIT_POLICY=passive makes small parallel kernels several times slower, so nothing else is set.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import numba
 import torch
 
 numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+
+_before = torch.get_num_threads()
+numba.get_num_threads()  # launches the pool
+torch.set_num_threads(_before)
 
 
 def match_torch_threads(tasks: int | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numba
@@ -29,6 +31,16 @@ def test_numba_follows_torch_and_wakes_no_more_threads_than_tasks() -> None:
         match_torch_threads(tasks=0)
         assert numba.get_num_threads() == 1
     assert numba.config.THREADING_LAYER_PRIORITY[0] == "omp"
+
+
+def test_the_first_kernel_leaves_torch_as_many_threads_as_it_had() -> None:
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from state_core.ops import swiglu\n"
+        "swiglu(torch.randn(64, 64)); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
