@@ -12,6 +12,7 @@ from state_core.ops.graph_attention import graph_attention
 from state_core.ops.landmark_distances import landmark_distances
 from state_core.ops.mutual_filter import mutual_filter
 from state_core.ops.rms_norm import rms_norm
+from state_core.ops.selective_scan import selective_scan
 from state_core.ops.ssd import ssd
 from state_core.ops.swiglu import swiglu
 from state_core.ops.token_logprob import token_logprob
@@ -25,6 +26,7 @@ __all__ = [
     "landmark_distances",
     "mutual_filter",
     "rms_norm",
+    "selective_scan",
     "ssd",
     "swiglu",
     "token_logprob",
