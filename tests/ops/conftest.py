@@ -20,3 +20,11 @@ def triton_device() -> torch.device:
     """Where Triton kernels run here: the GPU, or else the CPU through Triton's interpreter."""
     pytest.importorskip("triton", reason="Triton is for Linux")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(params=["cpu", "triton"])
+def place(request: pytest.FixtureRequest) -> tuple[str, torch.device]:
+    """A backend that is held to `naive`, and where it runs here."""
+    if request.param == "cpu":
+        return "cpu", torch.device("cpu")
+    return "triton", request.getfixturevalue("triton_device")

@@ -18,14 +18,6 @@ DTYPES = (torch.float32, torch.float64)
 Place = tuple[str, torch.device]
 
 
-@pytest.fixture(params=["cpu", "triton"])
-def place(request: pytest.FixtureRequest) -> Place:
-    """A backend held to `naive`, and where it runs."""
-    if request.param == "cpu":
-        return "cpu", torch.device("cpu")
-    return "triton", request.getfixturevalue("triton_device")
-
-
 def tied_rows(batch: int, tokens: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Small whole numbers: every score is exact in any order of summation, and many are equal."""
     return torch.randint(-1, 2, (batch, tokens, d)).to(dtype)
@@ -98,11 +90,11 @@ def test_any_split_gives_the_rows_of_the_batch(
 
 
 def test_triton_splits_a_text_and_a_walk_without_a_trace(triton_device: torch.device) -> None:
-    u = torch.randn(1, 530, 12)
-    u[0, 400:] = u[0, 100:230]  # equal scores in different parts
+    u = torch.randn(1, 300, 12)
+    u[0, 200:] = u[0, 50:150]  # equal scores in different parts
     u = u.to(triton_device)
     whole = causal_topk(u, 7, 3, backend="triton")
-    for start, stop in ((0, 1), (1, 40), (500, 502), (529, 530)):
+    for start, stop in ((0, 1), (1, 40), (270, 272), (299, 300)):
         positions = torch.arange(start, stop, device=triton_device)[None]
         part = slice(start, stop)
         rows = causal_topk(

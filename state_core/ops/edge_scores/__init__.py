@@ -4,6 +4,8 @@
     du_i = sum_e g(i, e) keys_j         dkeys_j = sum over edges (i, e) that point at j of g u_i
 
 An edge that `causal_topk` chose gets the bits that it was chosen by. Time and memory O(edges).
+Features that come in blocks, such as those of a blockwise similarity, explain the score: the terms
+of its sum, one a block.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ OP = Op(
     "edge_scores",
     {
         "cpu": Backend("state_core.ops.edge_scores.cpu", devices=("cpu",), requires=("numba",)),
+        "triton": Backend("state_core.ops.edge_scores.triton", ("cuda",), ("triton",)),
         "naive": Backend("state_core.ops.edge_scores.naive"),
     },
 )
@@ -29,6 +32,7 @@ def edge_scores(
     counts: Tensor,
     *,
     keys: Tensor | None = None,
+    blocks: int | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Inner product of every row with each token it points at.
@@ -38,19 +42,24 @@ def edge_scores(
         neighbors: [B, T, E] int32, of which row i's first counts[b, i] are valid.
         counts: [B, T] int32.
         keys: [B, S, d] that the neighbors point into; `u` by default.
+        blocks: N, to have each score as its terms over N equal blocks of features.
 
     Returns:
-        scores [B, T, E], 0 beyond the counts; float64 for float64, float32 for all other inputs.
-        Differentiable in u and keys.
+        scores [B, T, E], 0 beyond the counts, or their terms [B, T, E, N]; float64 for float64,
+        float32 for all other inputs. Differentiable in u and keys.
 
     Raises:
-        InputError: wrong shape or dtype, counts not in 0 .. E, a neighbor not in 0 .. S-1.
+        InputError: wrong shape or dtype, counts not in 0 .. E, a neighbor not in 0 .. S-1, d not
+            divisible by N.
     """
     keys = u if keys is None else keys
     _check(u, neighbors, counts, keys)
+    if blocks is not None and (blocks < 1 or u.shape[-1] % blocks):
+        raise InputError(f"edge_scores: {u.shape[-1]} features are not {blocks} equal blocks")
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     select = OP.select(backend, u.device)
-    return select(u.to(dtype), neighbors, counts, keys.to(dtype))
+    terms: Tensor = select(u.to(dtype), neighbors, counts, keys.to(dtype), blocks or 1)
+    return terms.squeeze(-1) if blocks is None else terms
 
 
 def _check(u: Tensor, neighbors: Tensor, counts: Tensor, keys: Tensor) -> None:
