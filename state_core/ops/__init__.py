@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from state_core.ops.betweenness import betweenness
 from state_core.ops.causal_conv1d import causal_conv1d
 from state_core.ops.causal_topk import causal_topk
 from state_core.ops.edge_scores import edge_scores
@@ -18,6 +19,7 @@ from state_core.ops.swiglu import swiglu
 from state_core.ops.token_logprob import token_logprob
 
 __all__ = [
+    "betweenness",
     "causal_conv1d",
     "causal_topk",
     "edge_scores",
