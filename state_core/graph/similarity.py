@@ -4,7 +4,7 @@ Blockwise: sim(i,j) = Σ_b w_b·cos(s_i^b, s_j^b). Scaling each normalised block
 concatenating turns it into u_i·u_j; the contributions are the terms of the sum. Features are
 computed in float64 and rounded once, so that a token's are the same however the text is chunked.
 
-B batch, T tokens, E edges, N blocks, d feature width.
+B batch, S tokens, T rows, E edges of a row, N blocks, d feature width.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from state_core import ops
 from state_core.config import GraphConfig
 from state_core.state import BLOCK_WIDTH
 
@@ -33,14 +34,17 @@ class BlockwiseSimilarity(nn.Module):
         return self.total * self.log_weights.double().softmax(0)
 
     def features(self, semantic: Tensor) -> Tensor:
-        """[B,T,N,4] → u [B,T,d] with u_i·u_j = sim(i,j)."""
+        """[B,S,N,4] → u [B,S,d] with u_i·u_j = sim(i,j)."""
         return self._scaled(semantic).flatten(2).to(semantic.dtype)
 
-    def contributions(self, source: Tensor, target: Tensor) -> Tensor:
-        """Each block's share of the similarity, [E,N], for the states [E,N,4] of edges' ends."""
-        u, v = self._scaled(source).to(source.dtype), self._scaled(target).to(target.dtype)
-        terms = source.new_zeros(source.shape[0], self.n_blocks)
-        terms[:, self.blocks] = (u * v).sum(-1)
+    def contributions(
+        self, semantic: Tensor, rows: Tensor, neighbors: Tensor, counts: Tensor
+    ) -> Tensor:
+        """Each block's share of the similarity, [B,T,E,N], of the edges of tokens `rows` [B,T]."""
+        u = self.features(semantic)
+        shares = ops.edge_scores(_of(u, rows), neighbors, counts, keys=u, blocks=len(self.blocks))
+        terms = shares.new_zeros(*neighbors.shape, self.n_blocks)
+        terms[..., self.blocks] = shares
         return terms
 
     def _scaled(self, semantic: Tensor) -> Tensor:
@@ -65,18 +69,23 @@ class StateSimilarity(nn.Module):
         self.register_buffer("basis", basis)
 
     def features(self, semantic: Tensor) -> Tensor:
-        """[B,T,N,4] → u [B,T,d] with u_i·u_j = sim(i,j)."""
+        """[B,S,N,4] → u [B,S,d] with u_i·u_j = sim(i,j)."""
         return _unit(self._project(semantic)).to(semantic.dtype)
 
-    def contributions(self, source: Tensor, target: Tensor) -> Tensor:
-        """Each block's share of the similarity, [E,N], for the states [E,N,4] of edges' ends.
+    def contributions(
+        self, semantic: Tensor, rows: Tensor, neighbors: Tensor, counts: Tensor
+    ) -> Tensor:
+        """Each block's share of the similarity, [B,T,E,N], of the edges of tokens `rows` [B,T].
 
-        A projection mixes blocks; the share is that of the source token's block.
+        A projection mixes blocks; the share is that of the row's own block.
         """
-        scale = self._project(source).norm(dim=-1, keepdim=True).clamp(min=_TINY)
-        pulled = _unit(self._project(target)) @ self.basis.double().T
-        terms = (source.flatten(1).double() / scale) * pulled
-        return terms.unflatten(1, (-1, BLOCK_WIDTH)).sum(-1).to(source.dtype)
+        projected = self._project(semantic)
+        scale = projected.norm(dim=-1, keepdim=True).clamp(min=_TINY)
+        own = (semantic.flatten(2).double() / scale).to(semantic.dtype)
+        pulled = (projected / scale @ self.basis.double().T).to(semantic.dtype)
+        return ops.edge_scores(
+            _of(own, rows), neighbors, counts, keys=pulled, blocks=semantic.shape[2]
+        )
 
     def _project(self, semantic: Tensor) -> Tensor:
         return semantic.flatten(-2).double() @ self.basis.double()
@@ -87,6 +96,11 @@ _TINY = 1e-12
 
 def _unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True).clamp(min=_TINY)
+
+
+def _of(u: Tensor, rows: Tensor) -> Tensor:
+    """u [B,S,d] at tokens [B,T]."""
+    return u.gather(1, rows[..., None].expand(-1, -1, u.shape[-1]))
 
 
 def build_similarity(

@@ -54,7 +54,7 @@ def _skewness(values: Tensor) -> float:
 
 
 def _block_shares(graph: TokenGraph, chosen: Tensor) -> dict[str, float]:
-    shares = graph._contributions(graph.edge_index[:, chosen]).abs().sum(0)
+    shares = graph.contributions[chosen].abs().sum(0)
     total = float(shares.sum())
     return {
         n: float(s) / total if total else 0.0 for n, s in zip(graph.layout, shares, strict=True)

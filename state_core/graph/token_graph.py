@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from state_core.graph.statistics import GraphStats
 
-CHUNK = 1 << 18
-
 
 @dataclass(frozen=True)
 class EdgeProvenance:
@@ -137,19 +135,14 @@ class TokenGraph:
         return self.weights[self._mask]
 
     @property
-    def contributions(self) -> Tensor:
-        """[M,N]: each block's share of each edge's weight; the shares add up to the weight."""
-        return self._contributions(self.edge_index)
-
     @torch.no_grad()
-    def _contributions(self, edge_index: Tensor) -> Tensor:
-        states = self.semantic.flatten(0, 1)
-        # Computed when asked for and in pieces: a long text has millions of edges.
-        pieces = [
-            self.similarity.contributions(states[source], states[target])
-            for source, target in zip(*(end.split(CHUNK) for end in edge_index), strict=True)
-        ]
-        return torch.cat(pieces) if pieces else states.new_zeros(0, len(self.layout))
+    def contributions(self) -> Tensor:
+        """[M,N]: each block's share of each edge's weight, computed when asked for; the shares add
+        up to the weight."""
+        shares = self.similarity.contributions(
+            self.semantic, self.positions, self.neighbors, self.counts
+        )
+        return shares[self._mask]
 
     def rows(self, b: int, i: int) -> Row:
         """The edges of token i of text b."""
@@ -157,6 +150,7 @@ class TokenGraph:
         n = int(self.counts[b, t])
         return Row(self.neighbors[b, t, :n], self.kinds[b, t, :n], self.weights[b, t, :n])
 
+    @torch.no_grad()
     def explain(self, b: int, i: int, j: int) -> EdgeProvenance:
         """Why token i of text b looks at token j; InputError if it does not."""
         row = self.rows(b, i)
@@ -168,17 +162,16 @@ class TokenGraph:
             )
         e = int(found[0])
         kind = EdgeKind(int(row.kinds[e]))
-        ends = torch.tensor(
-            [[b * self.num_nodes + i], [b * self.num_nodes + j]], device=row.kinds.device
-        )
-        shares = self._contributions(ends)[0]
+        # The graph of these two tokens: a row whose one edge points from the first to the second.
+        ends, zero = self.semantic[b : b + 1, [i, j]], row.neighbors.new_zeros(1, 1)
+        shares = self.similarity.contributions(ends, zero.long(), zero[..., None] + 1, zero + 1)
         before = int((row.kinds[:e] == EdgeKind.SEMANTIC).sum())
         return EdgeProvenance(
             source=i,
             target=j,
             kind=kind,
             weight=float(row.weights[e]),
-            contributions=dict(zip(self.layout, shares.tolist(), strict=True)),
+            contributions=dict(zip(self.layout, shares[0, 0, 0].tolist(), strict=True)),
             rank=before + 1 if kind is EdgeKind.SEMANTIC else None,
             via=j - 1 if kind is EdgeKind.SUCCESSOR else None,
         )
