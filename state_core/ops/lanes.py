@@ -190,3 +190,44 @@ def power_of_two(typing_context, x):
         return builder.fmul(power, builder.bitcast(scale, value.type))
 
     return x(x), generate
+
+
+@intrinsic
+def largest(typing_context, a, b):
+    """Lane by lane the larger of two; a NaN in `a` stays."""
+
+    def generate(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
+
+    return a(a, b), generate
+
+
+@intrinsic
+def top(typing_context, a):
+    """The largest lane; lanes that are NaN are passed over."""
+
+    def generate(context, builder, signature, args):
+        (value,) = args
+        scalar = "f64" if value.type.element == ir.DoubleType() else "f32"
+        kind = ir.FunctionType(value.type.element, [value.type])
+        name = f"llvm.vector.reduce.fmax.v{WIDTH}{scalar}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
+
+    return a.element(a), generate
+
+
+@intrinsic
+def minus(typing_context, a, number):
+    """a less a number of any float type, in every lane."""
+
+    def generate(context, builder, signature, args):
+        subtracted = context.cast(builder, args[1], signature.args[1], a.element)
+        return builder.fsub(args[0], _splat(builder, args[0].type, subtracted))
+
+    return a(a, number), generate
+
+
+@intrinsic
+def plus(typing_context, a, b):
+    """a + b."""
+    return a(a, b), lambda context, builder, signature, args: builder.fadd(*args)

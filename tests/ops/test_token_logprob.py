@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from state_core.errors import InputError
-from state_core.ops.token_logprob import chunked, token_logprob
+from state_core.ops.token_logprob import chunked, softmax, token_logprob
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,25 @@ def test_chunked_equals_the_reference(tokens: int, dtype: torch.dtype) -> None:
         assert torch.isfinite(got).all()
         assert got.dtype == dtype
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softmax_of_any_width(vocabulary: int, dtype: torch.dtype) -> None:
+    logits = 20 * torch.randn(5, vocabulary, dtype=dtype)
+    mass = softmax.log_sum_exp(logits)
+    torch.testing.assert_close(mass, logits.logsumexp(-1))
+    expected = logits.softmax(-1)
+    shares = softmax.probabilities(logits, mass)
+    assert shares.data_ptr() == logits.data_ptr()
+    torch.testing.assert_close(shares, expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("column", [0, 3, 32, 36])
+def test_not_a_number_stays(column: int) -> None:
+    logits = torch.randn(2, 37)
+    logits[1, column] = torch.nan
+    assert softmax.log_sum_exp(logits).isnan().tolist() == [False, True]
 
 
 def test_mean_is_cross_entropy() -> None:
@@ -95,8 +114,8 @@ def test_logits_are_held_by_the_chunk(backend: str, rows: int) -> None:
     operation = chunked._forward._init_fn if backend == "chunked" else None
     with _LargestTensor() as largest:
         if operation:  # the mode does not look inside a custom op
-            operation(h, weight, targets)
-            chunked._backward._init_fn(torch.ones(65, dtype=h.dtype), h, weight, targets)
+            _, mass = operation(h, weight, targets)
+            chunked._backward._init_fn(torch.ones(65, dtype=h.dtype), h, weight, targets, mass)
         else:
             token_logprob(h, weight, targets, backend=backend)
     assert largest.entries == max(rows * 37, 65 * 6)
@@ -126,8 +145,8 @@ def test_autocast_multiplies_in_bf16_and_takes_the_softmax_in_fp32() -> None:
         value = token_logprob(h, weight, targets)
         reference = token_logprob(h, weight, targets, backend="naive")
     assert value.dtype == torch.float32
-    assert torch.equal(value, reference)
-    assert not torch.equal(value, exact)
+    torch.testing.assert_close(value, reference, rtol=1e-6, atol=1e-6)
+    assert float((value - exact).abs().max()) > 1e-3
     torch.testing.assert_close(value, exact, rtol=0.05, atol=0.1)
     got = torch.autograd.grad(value.sum(), (h, weight))
     wanted = torch.autograd.grad(exact.sum(), (h, weight))
@@ -149,8 +168,9 @@ def test_transposed_inputs() -> None:
 def test_custom_op_is_registered_soundly() -> None:
     h, weight, targets = example(9)
     torch.library.opcheck(chunked._forward, (h, weight, targets))
-    gradient = torch.randn(9, dtype=torch.float64)
-    torch.library.opcheck(chunked._backward, (gradient, h.detach(), weight.detach(), targets))
+    h, weight = h.detach(), weight.detach()
+    gradient, (_, mass) = torch.randn(9, dtype=torch.float64), chunked._forward(h, weight, targets)
+    torch.library.opcheck(chunked._backward, (gradient, h, weight, targets, mass))
 
 
 def test_compiled_gives_the_same_numbers() -> None:
