@@ -12,6 +12,7 @@ from state_core.ops.gated_rms_norm import gated_rms_norm
 from state_core.ops.graph_attention import graph_attention
 from state_core.ops.landmark_distances import landmark_distances
 from state_core.ops.mutual_filter import mutual_filter
+from state_core.ops.random_walk_pe import random_walk_pe
 from state_core.ops.rms_norm import rms_norm
 from state_core.ops.selective_scan import selective_scan
 from state_core.ops.ssd import ssd
@@ -27,6 +28,7 @@ __all__ = [
     "graph_attention",
     "landmark_distances",
     "mutual_filter",
+    "random_walk_pe",
     "rms_norm",
     "selective_scan",
     "ssd",

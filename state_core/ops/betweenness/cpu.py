@@ -7,6 +7,7 @@ from torch import Tensor
 
 from state_core.errors import InputError
 from state_core.ops.betweenness import kernels
+from state_core.ops.lanes import WIDTH
 from state_core.ops.numba_threads import match_torch_threads
 from state_core.ops.turned_arcs import turned_arcs
 
@@ -20,7 +21,7 @@ SUMS = 1 << 25
 def betweenness(indptr: Tensor, indices: Tensor, sources: Tensor) -> Tensor:
     """The sum of each node's dependencies over the sources."""
     nodes = len(indptr) - 1
-    batches = -(-len(sources) // kernels.WIDTH)
+    batches = -(-len(sources) // WIDTH)
     shares = max(1, min(SHARES, batches, SUMS // nodes))
     threads = min(torch.get_num_threads(), shares)
     match_torch_threads(threads)
