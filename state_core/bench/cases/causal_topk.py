@@ -13,9 +13,11 @@ from torch import Tensor
 
 from state_core import ops
 from state_core.bench.case import OURS, Case, Comparison, Contender, Goal, Shape, compare, installed
-from state_core.bench.inputs import (
-    normal,
-)
+from state_core.bench.inputs import normal
+from state_core.bench.timing import Spread, interleave, ratios
+
+PRODUCT_TILE = 256  # rows; the fastest of 128 … 2048 on a CPU
+FIRST_APPROXIMATE = 4096  # below, nobody would approximate
 
 
 def _topk_inputs(shape: Shape, device: torch.device) -> dict[str, Any]:
@@ -50,6 +52,14 @@ def faiss_knn(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(indices), torch.from_numpy(scores)
 
 
+def causal_product(u: Tensor, tile: int = PRODUCT_TILE) -> Tensor:
+    """All causal inner products of u [T,d] in row tiles, and nothing done with them."""
+    product = u
+    for start in range(0, len(u), tile):
+        product = u[start : start + tile] @ u[: start + tile].T
+    return product
+
+
 def torch_topk(u: Tensor, k: int, tile: int = 1024) -> tuple[Tensor, Tensor]:
     """Exact causal neighbours of u [T,d] in row tiles of plain torch: product, mask, topk."""
     length = len(u)
@@ -62,6 +72,28 @@ def torch_topk(u: Tensor, k: int, tile: int = 1024) -> tuple[Tensor, Tensor]:
     pad = [F.pad(f.values, (0, k - f.values.shape[1]), value=-torch.inf) for f in found]
     at = [F.pad(f.indices, (0, k - f.indices.shape[1]), value=-1) for f in found]
     return torch.cat(at), torch.cat(pad)
+
+
+def approximate(inputs: dict[str, Any]) -> dict[str, float]:
+    """pynndescent on the same states: its time as a multiple of ours, and how many of the K nearest
+    over all keys, ourselves included, it finds. It is not causal."""
+    u, k = inputs["u"], inputs["k"]
+    if u.device.type != "cpu" or len(u) < FIRST_APPROXIMATE or not installed("pynndescent"):
+        return {}
+    from pynndescent import NNDescent
+
+    def search() -> Tensor:
+        index = NNDescent(u.numpy(), metric="cosine", n_neighbors=k, random_state=0)
+        return torch.from_numpy(index.neighbor_graph[0])
+
+    contenders = {OURS: lambda: ops.causal_topk(u[None], k), "pynndescent": search}
+    seconds = interleave(contenders, u.device, budget=1.0)
+    exact, _ = ops.causal_topk(u[None], k, positions=torch.full((1, len(u)), len(u)))
+    found = (search()[:, :, None] == exact[0][:, None, :]).any(-1)
+    return {
+        "pynndescent time": Spread.of(ratios(seconds[OURS], seconds["pynndescent"])).median,
+        "pynndescent recall": float(found.double().mean()),
+    }
 
 
 Case(
@@ -80,7 +112,14 @@ Case(
         Contender(OURS, lambda x: lambda: ops.causal_topk(x["u"][None], x["k"])),
         Contender("faiss", lambda x: lambda: faiss_knn(x["u"], x["u"], x["k"]), "faiss", ("cpu",)),
         Contender("torch tiles", lambda x: lambda: torch_topk(x["u"], x["k"])),
+        Contender("causal matmul", lambda x: lambda: causal_product(x["u"])),
     ),
     check=_topk_check,
-    goals=(Goal("faiss", least=1, at=16384), Goal("memory growth", most=1.1)),
+    figures=approximate,
+    goals=(
+        Goal("faiss", least=2, at=16384),
+        Goal("faiss", least=1.2, at=4096),
+        Goal("causal matmul", least=0.5, at=16384),
+        Goal("memory growth", most=1.1),
+    ),
 )

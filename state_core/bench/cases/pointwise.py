@@ -31,10 +31,20 @@ def _torch_gated(x: Tensor) -> Tensor:
     return F.silu(gate) * value
 
 
+def _torch_gated_norm(y: Tensor, z: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(y * F.silu(z), weight.shape, weight, EPS)
+
+
 def _norm_inputs(shape: Shape, device: torch.device) -> Inputs:
     size = (shape["N"], shape["d"])
     tensors = {name: normal(i, device, *size) for i, name in enumerate(("x", "grad"))}
     return {**tensors, "weight": normal(2, device, shape["d"])}
+
+
+def _gated_norm_inputs(shape: Shape, device: torch.device) -> Inputs:
+    size = (1, shape["N"], shape["d"])
+    tensors = {name: normal(i, device, *size) for i, name in enumerate(("y", "z", "grad"))}
+    return {**tensors, "weight": normal(3, device, shape["d"])}
 
 
 def _gate_inputs(shape: Shape, device: torch.device) -> Inputs:
@@ -93,4 +103,14 @@ _declare(
     "silu · value",
     _torch_gated,
     ("x",),
+)
+_declare(
+    "gated_rms_norm",
+    "root-mean-square norm of what a gate lets through, forward and backward",
+    512,
+    _gated_norm_inputs,
+    ops.gated_rms_norm,
+    "silu · F.rms_norm",
+    _torch_gated_norm,
+    ("y", "z", "weight"),
 )
