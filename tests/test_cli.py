@@ -28,7 +28,7 @@ FLAGS = {
     "inspect": {"--run", "--text", "--file", "--token", "--edges", "--out"},
     "bench": {
         "--quick", "--device", "--memory", "--no-memory", "--budget", "--out", "--compare",
-        "--list", "--plot",
+        "--list", "--plot", "--profile",
     },
     "doctor": set(),
     "kernels": set(),

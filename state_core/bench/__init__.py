@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from state_core.bench import cases
 from state_core.bench.case import CASES, Case, Comparison, Contender, Goal
+from state_core.bench.cases.model import profile_training
+from state_core.bench.profile import render as render_profile
 from state_core.bench.report import Report, Result
 from state_core.bench.runner import run, select
 from state_core.bench.tables import compare, render
@@ -26,7 +28,9 @@ __all__ = [
     "Result",
     "cases",
     "compare",
+    "profile_training",
     "render",
+    "render_profile",
     "run",
     "select",
 ]

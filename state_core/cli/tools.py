@@ -30,6 +30,9 @@ def bench(
     compare: Annotated[
         Path | None, typer.Option(help="Show what changed since this JSON was written.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead, show where a training step's time goes.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the cases and stop.")] = False,
 ) -> None:
     """Time each op and the model in turns with what you would use instead, correctness first.
@@ -38,6 +41,7 @@ def bench(
 
     - sosm bench ops --quick
     - sosm bench graph_attention --out now.json --compare before.json
+    - sosm bench model --profile
     """
     from state_core import bench as benchmarks
 
@@ -46,6 +50,9 @@ def bench(
         for case in benchmarks.select(*(cases or [])):
             table.add_row(case.name, case.group, case.about)
         console.print(table)
+        return
+    if profile:
+        console.print(benchmarks.render_profile(benchmarks.profile_training(device, quick)))
         return
     old = benchmarks.Report.load(compare) if compare else None
     report = benchmarks.run(

@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from state_core import bench, ops
 from state_core.bench.case import CASES, OURS, Case
 from state_core.bench.inputs import spread_rows
 from state_core.bench.memory import measure, peak_memory
+from state_core.bench.products import scan_products
 
 CPU = torch.device("cpu")
 OPS = bench.select("ops")
@@ -79,3 +81,24 @@ def test_model_cases_run(name: str):
     report = bench.run(name, quick=True, memory=False, progress=lambda _: None)
     assert report.passed
     assert set(report.results[0].ratio) == {"transformer", "mamba2"}
+
+
+def test_the_products_of_a_scan_are_those_of_its_chunked_form():
+    counter = FlopCounterMode(display=False)
+    with counter:
+        scan_products(2, 130, 4, 2, 8, 16, 64, CPU)()
+    chunks, side = 2 * 3, 2 * 8
+    scores = 3 * 2 * 64 * 16 * 64
+    within = 3 * 4 * 64 * 64 * 8
+    states = 6 * 2 * side * 64 * 16
+    assert counter.get_total_flops() == 2 * chunks * (scores + within + states)
+
+
+@pytest.mark.slow
+def test_the_profile_tells_most_of_a_step():
+    found = bench.profile_training(quick=True)
+    names = {part.name for part in found.parts}
+    assert {"matrix products of linear layers", "ssd", "graph_attention", "token_logprob"} <= names
+    assert "ssd_backward" not in names
+    assert 0 < found.products < found.seconds
+    assert sum(part.seconds for part in found.parts) > 0.3 * found.seconds

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from state_core.audit import audit_causality
 from state_core.bench.case import OURS, Case, Comparison, Contender, Goal, Thunk
+from state_core.bench.profile import Profile, profile
 from state_core.bench.timing import Spread, interleave, ratios
 from state_core.config import SOSMConfig
 from state_core.pipeline import SOSM
 from state_core.training.baselines import Baseline, count_parameters, matched_baseline
+from state_core.training.malloc import keep_large_blocks
 from state_core.training.optim import build_optimizer
 
 SHORT_CONTEXT = 512
@@ -95,6 +97,14 @@ def _trainer(name: str, text: Text) -> Thunk:
     model = text.model(name)
     Trainer(model, text.ids[:1, :16])()  # compiles
     return Trainer(model, text.ids)
+
+
+def profile_training(device: str = "cpu", quick: bool = False) -> Profile:
+    """Where the time of our training step goes, at B 8, T 512."""
+    keep_large_blocks()
+    batch, length = (1, 64) if quick else (8, 512)
+    text = _text(batch, length, torch.device(device))
+    return profile(f"{OURS}, one training step, B{batch} T{length}", _trainer(OURS, text))
 
 
 def _training_figures(text: Text) -> dict[str, float]:

@@ -10,7 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from state_core import ops
-from state_core.bench.case import OURS, Case, Comparison, Contender, Goal, Shape, compare, installed
+from state_core.bench.case import (
+    OURS,
+    Case,
+    Comparison,
+    Contender,
+    Goal,
+    Shape,
+    Thunk,
+    compare,
+    installed,
+)
 from state_core.bench.inputs import (
     Inputs,
     forward_backward,
@@ -18,8 +28,10 @@ from state_core.bench.inputs import (
     normal,
     with_gradients,
 )
+from state_core.bench.products import scan_products
 
 TRANSFORMERS_CHUNK = 64  # no slower on CPU than its default of 256, and lighter on memory
+CHUNK = 64  # the default of ops.ssd
 SCAN = ("x", "dt", "A", "B", "C")
 
 
@@ -75,6 +87,21 @@ def transformers_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) ->
     return out
 
 
+def its_products(inputs: Inputs) -> Thunk:
+    """The scan's own matrix products, bare, by the faster of torch's two libraries on a CPU."""
+    batch, length, heads, width = inputs["x"].shape
+    groups, state = inputs["B"].shape[2:]
+    products = scan_products(batch, length, heads, groups, width, state, CHUNK, inputs["x"].device)
+
+    def run() -> None:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        products()
+        torch.set_float32_matmul_precision(before)
+
+    return run
+
+
 Case(
     name="ssd",
     group="ops",
@@ -90,11 +117,13 @@ Case(
             forward_backward(transformers_scan, *SCAN, wrt=SCAN),
             "transformers",
         ),
+        Contender("its products", its_products),
     ),
     check=_scan_check,
     goals=(
-        Goal("mambapy", least=15, at=512),
-        Goal("transformers", least=2, at=512),
+        Goal("mambapy", least=20, at=512),
+        Goal("transformers", least=3, at=512),
+        Goal("its products", least=1 / 1.5, at=512),
         Goal("memory growth", most=1.1),
     ),
 )
