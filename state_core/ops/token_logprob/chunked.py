@@ -102,8 +102,8 @@ _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
 def _value(h: torch.Tensor) -> torch.Tensor:
-    """An empty [N]: the softmax is in fp32 at least."""
-    return h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
+    """An empty [N]: the softmax is in fp32 at least. (`len` would fix N for torch.compile.)"""
+    return h.new_empty(h.shape[0], dtype=torch.promote_types(h.dtype, torch.float32))
 
 
 def _chunks(h: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
