@@ -91,9 +91,11 @@ def _compile(op: str, specimen: Specimen, architecture: int) -> Compiled:
     from triton.compiler import ASTSource, compile
 
     # Torch's buffers start at multiples of 16 bytes, and a launch tells Triton so.
-    pointers = [i for i, kind in enumerate(specimen.signature.values()) if kind.startswith("*")]
-    aligned = {(i,): [["tt.divisibility", 16]] for i in pointers}
-    source = ASTSource(specimen.kernel, specimen.signature, specimen.constants, aligned)
+    kinds = specimen.signature.values()
+    multiples = [i for i, kind in enumerate(kinds) if kind.startswith("*") or kind.endswith(":16")]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in multiples}
+    signature = {name: kind.removesuffix(":16") for name, kind in specimen.signature.items()}
+    source = ASTSource(specimen.kernel, signature, specimen.constants, aligned)
     built = compile(
         source,
         target=GPUTarget("cuda", architecture, 32),

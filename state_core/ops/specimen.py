@@ -11,7 +11,8 @@ class Specimen:
     """One kernel with the types and block sizes that its op launches it with.
 
     kernel:      the function under `@triton.jit`.
-    signature:   argument → Triton type, in the kernel's order: "*bf16", "i32", "fp32", "constexpr".
+    signature:   argument → Triton type, in the kernel's order: "*bf16", "i32", "fp32", "constexpr";
+                 "i32:16" is a multiple of 16, as a launch tells of a stride that is one.
     constants:   the values of the constexpr arguments.
     matrix_unit: whether the kernel has to use the matrix unit (mma, wgmma).
     """
