@@ -25,6 +25,7 @@ OP = Op(
     "graph_attention",
     {
         "cpu": Backend("state_core.ops.graph_attention.cpu", ("cpu",), ("numba",)),
+        "triton": Backend("state_core.ops.graph_attention.triton", ("cuda",), ("triton",)),
         "naive": Backend("state_core.ops.graph_attention.naive"),
     },
 )
@@ -83,13 +84,14 @@ def graph_attention(
     return_lse: also return lse [B, H, T] in fp32 (fp64 for fp64 inputs). Attention a over one set
                 of edges and b over another are attention over both with
                 w = sigmoid(lse_a - lse_b): out = w out_a + (1 - w) out_b.
-    backend:    "auto", "cpu" or "naive".
+    backend:    "auto", "cpu", "triton" (not in fp64) or "naive".
 
     Returns [B, H, T, M] in q's dtype and memory order: tokens outside heads if q lies that way.
     Differentiable (once) in q, k, v and bias, through lse as well. bf16 and fp16 are summed in
     fp32. A permutation of the heads in memory costs nothing: pass views, the last axis contiguous.
 
-    Raises InputError for shapes and dtypes that do not fit, and for neighbours out of range.
+    Raises InputError for shapes and dtypes that do not fit, and for neighbours out of range;
+    BackendError for a backend that cannot take the inputs.
     """
     _check(q, k, v, neighbors, counts, bias)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)

@@ -40,3 +40,8 @@ def _empty_like_heads(x: torch.Tensor, width: int) -> torch.Tensor:
     if x.stride(1) < x.stride(2):
         return x.new_empty(batch, rows, heads, width).transpose(1, 2)
     return x.new_empty(batch, heads, rows, width)
+
+
+def rows_contiguous(x: torch.Tensor) -> torch.Tensor:
+    """x [B, H, T, ·], copied if its last axis is not contiguous."""
+    return x if x.stride(3) == 1 or x.shape[3] == 1 else x.contiguous()
