@@ -44,7 +44,8 @@ def run_with_grads(args: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
     y, state = selective_scan(**leaves, return_state=True, backend=backend)
     gen = torch.Generator().manual_seed(1)
     loss = sum(
-        (out * torch.randn(out.shape, generator=gen, dtype=out.dtype)).sum() for out in (y, state)
+        (out * torch.randn(out.shape, generator=gen, dtype=torch.float64).to(out)).sum()
+        for out in (y, state)
     )
     loss.backward()
     return {"y": y, "state": state} | {f"d{name}": t.grad for name, t in leaves.items()}
@@ -61,6 +62,46 @@ def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: flo
 def test_cpu_agrees_with_the_recurrence(dtype: torch.dtype, length: int) -> None:
     args = problem(length, dtype=dtype)
     assert_close(run_with_grads(args, "cpu"), run_with_grads(args, "naive"), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("length", "channels", "n_state"), [(1, 5, 3), (2, 5, 3), (17, 20, 16), (63, 5, 3), (65, 3, 5)]
+)
+def test_triton_agrees_with_the_recurrence(
+    length: int, channels: int, n_state: int, triton_device: torch.device
+) -> None:
+    args = problem(length, channels, n_state, dtype=torch.float32)
+    there = {name: t.to(triton_device) for name, t in args.items()}
+    got = {name: t.cpu() for name, t in run_with_grads(there, "triton").items()}
+    assert_close(got, run_with_grads(args, "naive"), 1e-5)
+
+
+def test_triton_keeps_low_precision_where_it_came(triton_device: torch.device) -> None:
+    args = problem(20, 5, 3, dtype=torch.float32)
+    del args["D"], args["initial_state"]
+    low = {n: t if n in ("A", "delta") else t.bfloat16() for n, t in args.items()}
+    got = run_with_grads({n: t.to(triton_device) for n, t in low.items()}, "triton")
+    assert got["y"].dtype == got["du"].dtype == torch.bfloat16
+    assert got["state"].dtype == got["ddelta"].dtype == torch.float32
+    want = run_with_grads({n: t.float() for n, t in low.items()}, "naive")
+    assert_close({n: t.cpu().float() for n, t in got.items()}, want, 3e-2)
+
+
+def test_triton_refuses_float64(triton_device: torch.device) -> None:
+    with pytest.raises(InputError, match="float64"):
+        selective_scan(**{n: t.to(triton_device) for n, t in problem(3).items()}, backend="triton")
+
+
+def test_triton_ops_are_registered_correctly(triton_device: torch.device) -> None:
+    from state_core.ops.selective_scan.triton import _scan, _scan_backward
+
+    args = problem(3, 4, 2, batch=1, dtype=torch.float32)
+    inputs = tuple(t.to(triton_device).requires_grad_() for t in args.values())
+    torch.library.opcheck(_scan, inputs)
+    torch.library.opcheck(_scan, (*inputs[:5], None, None))
+    detached = tuple(t.detach() for t in inputs)
+    y, final, entering = _scan(*detached)
+    torch.library.opcheck(_scan_backward, (y, final, *detached[:6], entering))
 
 
 @given(

@@ -11,17 +11,17 @@ the recurrence: the op costs one exponential for each of the B T C N states.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from state_core.errors import InputError
 from state_core.ops.backend import Backend, Op
-from state_core.ops.selective_scan.naive import step
+from state_core.ops.selective_scan.naive import selective_scan as naive
 
 OP = Op(
     "selective_scan",
     {
         "cpu": Backend("state_core.ops.selective_scan.cpu", ("cpu",), ("numba",)),
+        "triton": Backend("state_core.ops.selective_scan.triton", ("cuda",), ("triton",)),
         "naive": Backend("state_core.ops.selective_scan.naive"),
     },
 )
@@ -49,30 +49,11 @@ def selective_scan(
     """
     _check(u, delta, A, B, C, D, initial_state)
     run = OP.select(backend, u.device)
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    needed = tuple(tensor.to(dtype) for tensor in (u, delta, A, B, C))
-    optional = tuple(None if tensor is None else tensor.to(dtype) for tensor in (D, initial_state))
     if u.shape[1] == 1:
-        y, state = _single(*needed, *optional)
-    else:
-        y, state = run(*needed, *optional)
+        run = naive  # one step of the recurrence is all there is to do
+    y, state = run(u, delta, A, B, C, D, initial_state)
     y = y.to(u.dtype)
     return (y, state) if return_state else y
-
-
-def _single(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if state is None:
-        state = u.new_zeros(u.shape[0], *A.shape)
-    y, state = step(u[:, 0], delta[:, 0], A, B[:, 0], C[:, 0], D, state)
-    return y[:, None], state
 
 
 def _check(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +9,8 @@ from torch import Tensor
 from state_core.ops.lanes import WIDTH
 from state_core.ops.numba_threads import match_torch_threads
 from state_core.ops.selective_scan import kernels
+from state_core.ops.selective_scan.autograd import connect
+from state_core.ops.widen import widen
 
 CHUNK = 32  # tokens; what enters the chunks takes half of what u takes at N = 16
 _LOG2_E = 1.4426950408889634
@@ -26,7 +26,7 @@ def selective_scan(
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """y [B,T,C] and the final state [B,C,N]."""
-    y, final, _ = _forward(u, delta, A, B, C, D, initial_state)
+    y, final, _ = _forward(*widen(u, delta, A, B, C, D, initial_state))
     return y, final
 
 
@@ -163,20 +163,4 @@ def _(
     return du, ddelta, dA, dB, dC, u.new_empty(channels), u.new_empty(batch, channels, n_state)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, initial_state = inputs
-    ctx.save_for_backward(*tensors, output[2])
-    ctx.has_initial = initial_state is not None
-    ctx.set_materialize_grads(False)
-
-
-def _grads(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: None) -> tuple[Any, ...]:
-    u, delta, A, B, C, D, entering = ctx.saved_tensors
-    dy = torch.zeros_like(u) if dy is None else dy
-    *grads, dD, dinitial = torch.ops.state_core.selective_scan_backward(
-        dy, dfinal, u, delta, A, B, C, D, entering
-    )
-    return *grads, None if D is None else dD, dinitial if ctx.has_initial else None
-
-
-_forward.register_autograd(_grads, setup_context=_setup_context)
+connect(_forward, _backward)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from state_core.ops.widen import widen
+
 
 def step(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
@@ -26,7 +28,7 @@ def selective_scan(
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """y [B,T,C] and the final state [B,C,N]."""
-    state = initial_state
+    u, delta, A, B, C, D, state = widen(u, delta, A, B, C, D, initial_state)
     if state is None:
         state = u.new_zeros(u.shape[0], *A.shape)
     rows = []

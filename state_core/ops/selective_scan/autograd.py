@@ -1,0 +1,31 @@
+"""How autograd calls a backend's forward and backward, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def connect(forward: Any, backward: Callable[..., tuple[Tensor, ...]]) -> None:
+    """Make `backward` the gradient of the custom op `forward`.
+
+    forward(u, delta, A, B, C, D, initial_state) returns y, the final state and what backward(dy,
+    dfinal, u, delta, A, B, C, D, kept) takes as `kept`; dfinal is None if nothing asked for it.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, initial_state = inputs
+        ctx.save_for_backward(*tensors, output[2])
+        ctx.has_initial = initial_state is not None
+        ctx.set_materialize_grads(False)
+
+    def grads(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: None) -> tuple[Any, ...]:
+        u, delta, A, B, C, D, kept = ctx.saved_tensors
+        dy = torch.zeros_like(u) if dy is None else dy
+        *needed, dD, dinitial = backward(dy, dfinal, u, delta, A, B, C, D, kept)
+        return *needed, None if D is None else dD, dinitial if ctx.has_initial else None
+
+    forward.register_autograd(grads, setup_context=setup_context)
