@@ -85,6 +85,8 @@ class Op:
         passed: list[str] = []
         for name, candidate in self.backends.items():
             why_not = candidate.missing(device)
+            if why_not is None and device not in candidate.devices:
+                why_not = "an interpreter, for tests that ask for it"
             if why_not is None:
                 return name, "; ".join(passed) or "the fastest one"
             passed.append(f"{name}: {why_not}")
