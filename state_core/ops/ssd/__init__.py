@@ -12,12 +12,11 @@ linear in T and nearly all of it is small matrix products.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from state_core.errors import InputError
 from state_core.ops.backend import Backend, Op
-from state_core.ops.ssd.naive import step
+from state_core.ops.ssd.naive import ssd as naive
 
 OP = Op(
     "ssd",
@@ -26,6 +25,7 @@ OP = Op(
             "state_core.ops.ssd.mamba_ssm", devices=("cuda",), requires=("mamba_ssm",)
         ),
         "cpu": Backend("state_core.ops.ssd.cpu", devices=("cpu",), requires=("numba",)),
+        "triton": Backend("state_core.ops.ssd.triton", ("cuda",), ("triton",)),
         "chunked": Backend("state_core.ops.ssd.chunked"),
         "naive": Backend("state_core.ops.ssd.naive"),
     },
@@ -55,24 +55,11 @@ def ssd(
     """
     _check(x, dt, A, B, C, D, initial_state, chunk_size)
     run = OP.select(backend, x.device)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    needed = tuple(tensor.to(dtype) for tensor in (x, dt, A, B, C))
-    optional = tuple(None if tensor is None else tensor.to(dtype) for tensor in (D, initial_state))
     if x.shape[1] == 1:
-        y, state = _single(*needed, *optional)
-    else:
-        y, state = run(*needed, *optional, chunk_size)
+        run = naive  # one step of the recurrence is all there is to do
+    y, state = run(x, dt, A, B, C, D, initial_state, chunk_size)
     y = y.to(x.dtype)
     return (y, state) if return_state else y
-
-
-def _single(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    if state is None:
-        state = x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[-1])
-    y, state = step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state)
-    return y[:, None], state
 
 
 def _check(

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from state_core.ops.widen import widen
+
 
 def _chunks(tensor: Tensor, chunk: int) -> Tensor:
     """[B,T,H,...] → [B,c,H,Q,...], with zeros after the end."""
@@ -29,6 +31,7 @@ def ssd(
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
     """y [B,T,H,P] and the final state [B,H,P,N]."""
+    x, dt, A, B, C, D, initial_state = widen(x, dt, A, B, C, D, initial_state)
     length, heads = x.shape[1:3]
     chunk = min(chunk_size, length)
     per_group = heads // B.shape[2]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from state_core.ops.numba_threads import match_torch_threads
 from state_core.ops.ssd import kernels
+from state_core.ops.ssd.autograd import connect
 from state_core.ops.ssd.matmul import PAD
+from state_core.ops.widen import widen
 
 
 def ssd(
@@ -24,7 +24,7 @@ def ssd(
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
     """y [B,T,H,P] and the final state [B,H,P,N]."""
-    y, final, _ = _forward(x, dt, A, B, C, D, initial_state, chunk_size)
+    y, final, _ = _forward(*widen(x, dt, A, B, C, D, initial_state), chunk_size)
     return y, final
 
 
@@ -140,7 +140,6 @@ def _backward(
     C: Tensor,
     D: Tensor | None,
     states: Tensor,
-    has_initial: bool,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, dt, A, B, C, D and the initial state."""
@@ -155,9 +154,10 @@ def _backward(
     dB, dC = torch.empty(B.shape, dtype=x.dtype), torch.empty(C.shape, dtype=x.dtype)
     dA, dD = x.new_empty(states.shape[:3]), x.new_empty(states.shape[:3])
     skip = torch.zeros_like(A) if D is None else D
+    starts_empty = not states[:, 0].any()
     kernels.chunk_grads(
         dy_flat, *p.x, *p.B, *p.C, A.numpy(), skip.numpy(), p.decay, p.steps, p.dims,
-        states.numpy(), grads.numpy(), not has_initial, dfinal is None,
+        states.numpy(), grads.numpy(), starts_empty, dfinal is None,
         dx.numpy(), ddt.numpy(), dA.numpy(), dB.numpy(), dC.numpy(), dD.numpy(),
     )  # fmt: skip
     return dx, ddt, dA.sum((0, 1)), dB, dC, dD.sum((0, 1)), p.state(carry)
@@ -174,7 +174,6 @@ def _(
     C: Tensor,
     D: Tensor | None,
     states: Tensor,
-    has_initial: bool,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, _, heads, width = x.shape
@@ -182,21 +181,4 @@ def _(
     return dx, ddt, dA, dB, dC, dD, x.new_empty(batch, heads, width, B.shape[3])
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, initial_state, chunk_size = inputs
-    ctx.save_for_backward(*tensors, output[2])
-    ctx.has_initial = initial_state is not None
-    ctx.chunk_size = chunk_size
-    ctx.set_materialize_grads(False)
-
-
-def _grads(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: None) -> tuple[Any, ...]:
-    x, dt, A, B, C, D, states = ctx.saved_tensors
-    dy = torch.zeros_like(x) if dy is None else dy
-    *grads, dD, dinitial = torch.ops.state_core.ssd_backward(
-        dy, dfinal, x, dt, A, B, C, D, states, ctx.has_initial, ctx.chunk_size
-    )
-    return *grads, None if D is None else dD, dinitial if ctx.has_initial else None, None
-
-
-_forward.register_autograd(_grads, setup_context=_setup_context)
+connect(_forward, _backward)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from state_core.ops.widen import widen
+
 
 def ssd(
     x: Tensor,
@@ -16,6 +18,7 @@ def ssd(
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
     """y [B,T,H,P] and the final state [B,H,P,N]."""
+    x, dt, A, B, C, D, initial_state = widen(x, dt, A, B, C, D, initial_state)
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     return mamba_chunk_scan_combined(

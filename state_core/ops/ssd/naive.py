@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from state_core.ops.widen import widen
+
 
 def step(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
@@ -30,8 +32,8 @@ def ssd(
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
     """y [B,T,H,P] and the final state [B,H,P,N]; `chunk_size` changes nothing here."""
+    x, dt, A, B, C, D, state = widen(x, dt, A, B, C, D, initial_state)
     batch, length, heads, width = x.shape
-    state = initial_state
     if state is None:
         state = x.new_zeros(batch, heads, width, B.shape[-1])
     rows = []
