@@ -25,7 +25,7 @@ from state_core.ops.specimen import Specimen
 
 CHUNK = 16
 TILE = 256  # channels x states of a program
-WARPS = 8
+WARPS, STAGES = 8, 2
 _LN2 = tl.constexpr(0.6931471805599453)
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -84,7 +84,7 @@ def _scan(
     _forward[(blocks, batch)](
         u.contiguous(), delta.contiguous(), A.contiguous(), B.contiguous(), C.contiguous(),
         _skip(D, A), initial, y, final, entering, length, channels, n_state, chunks,
-        CHUNK=CHUNK, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=WARPS,
+        CHUNK=CHUNK, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return y, final, entering
 
@@ -129,7 +129,7 @@ def _scan_backward(
         dy.contiguous(), u.contiguous(), delta.contiguous(), A.contiguous(), B.contiguous(),
         C.contiguous(), _skip(D, A), entering, dfinal, du, ddelta, dA, dB, dC, dD, dinitial,
         length, channels, n_state, entering.shape[1],
-        CHUNK=CHUNK, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=WARPS,
+        CHUNK=CHUNK, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     skip = A if D is None else D
     sums = (
@@ -287,7 +287,7 @@ def _specimen(name: str, kernel: triton.JITFunction, dtype: str) -> Specimen:
     kinds = dict.fromkeys(low, f"*{dtype}") | dict.fromkeys(integers, "i32")
     kinds |= dict.fromkeys(blocks, "constexpr")
     signature = {argument: kinds.get(argument, "*fp32") for argument in kernel.arg_names}
-    return Specimen(name, kernel, signature, blocks, WARPS)
+    return Specimen(name, kernel, signature, blocks, WARPS, STAGES)
 
 
 SPECIMENS = (
