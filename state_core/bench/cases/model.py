@@ -163,6 +163,32 @@ Case(
 )
 
 
+# --- torch.compile ---------------------------------------------------------------------------
+
+
+def _compiled_trainer(text: Text) -> Thunk:
+    step = Trainer(text.model(OURS), text.ids)
+    step()  # an op's first call imports its kernels, which cannot be traced
+    step.model = torch.compile(step.model, dynamic=True)
+    step()
+    return step
+
+
+Case(
+    name="compiled",
+    group="model",
+    about="one training step as it is, against the same under torch.compile",
+    sizes=({"B": 8, "T": 512},),
+    quick=({"B": 2, "T": 64},),
+    inputs=lambda shape, device: _text(shape["B"], shape["T"], device),
+    contenders=(
+        Contender(OURS, partial(_trainer, OURS)),
+        Contender("torch.compile", _compiled_trainer),
+    ),
+    check=_check,
+)
+
+
 # --- decoding --------------------------------------------------------------------------------
 
 
