@@ -25,7 +25,17 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "plots": ("plotly",),
     "graph": ("networkx", "torch-geometric"),
-    "bench": ("faiss-cpu", "scipy", "mambapy", "transformers"),
+    "bench": (
+        "faiss-cpu",
+        "igraph",
+        "mambapy",
+        "networkit",
+        "networkx",
+        "pynndescent",
+        "scipy",
+        "torch-geometric",
+        "transformers",
+    ),
     "triton": ("triton",),
     "cuda": ("triton", "mamba-ssm"),
 }
