@@ -37,10 +37,20 @@ def seeded() -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m gpu` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
+    """With a GPU, Triton's tests run there and belong to it; without one, what needs it is skipped."""
     absent = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(absent)
+        if not torch.cuda.is_available():
+            if "gpu" in item.keywords:
+                item.add_marker(absent)
+        elif _runs_triton(item):
+            item.add_marker(pytest.mark.gpu)
+
+
+def _runs_triton(item: pytest.Item) -> bool:
+    """Whether a test asks for the device of Triton's kernels, itself or through a parameter."""
+    parameters = getattr(item, "callspec", None)
+    chosen = parameters.params.values() if parameters else ()
+    return "triton_device" in getattr(item, "fixturenames", ()) or "triton" in chosen
