@@ -5,7 +5,7 @@ one of three kinds, by the arcs that leave its frontier:
 
 narrow  pushed along those arcs by one thread, from a queue: O(frontier) and no parallel region
 wide    every node pulls from its in-arcs, until its bits are complete: all threads, no atomics
-thin    narrow levels without end (a path): the threads share out the landmarks and part
+thin    narrow levels without end (a path): from here on a landmark at a time, each in a row of its own
 
 Distances are unique, so no schedule can change a bit. N nodes, L landmarks; out [N, L].
 """
@@ -22,6 +22,7 @@ from state_core.ops.landmark_distances.masked_store import store_where
 from state_core.ops.score_tile import lowest_bit
 
 LANES = 64
+LINE = 16  # distances of a cache line of `out`: landmarks that are turned into rows at a time
 BLOCK = 512  # nodes that a thread pulls for at a time
 ZERO, ONE = np.uint64(0), np.uint64(1)
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -49,7 +50,7 @@ def distances(indptr, indices, in_ptr, in_indices, landmarks, out, wide, threads
                 base, out,
             )  # fmt: skip
             if count and count + arcs <= wide:
-                _part(indptr, indices, now, seen, queue, count, level, base, out, threads)
+                _part(indptr, indices, now, queue[:count], base, group.size, out, threads)
                 break
             while count + arcs > wide:
                 level += 1
@@ -150,24 +151,47 @@ def _enqueue(now, soon, queue):
 
 
 @njit(cache=True, parallel=True)
-def _part(indptr, indices, now, seen, queue, count, level, base, out, threads):
+def _part(indptr, indices, now, frontier, base, lanes, out, threads):
     """To the end with every thread on its own, for its share of the landmarks."""
-    nodes = now.size
     for thread in prange(threads):
-        own = ZERO  # neighbouring lanes, which share cache lines of `out`
-        for lane in range(thread * LANES // threads, (thread + 1) * LANES // threads):
-            own |= ONE << np.uint64(lane)
-        my_now, my_soon = np.zeros(nodes, np.uint64), np.zeros(nodes, np.uint64)
-        my_queue, my_spare = np.empty(nodes, np.int32), np.empty(nodes, np.int32)
-        my_count = 0
-        for i in range(count):
-            u = queue[i]
-            if now[u] & own:
-                my_now[u] = now[u] & own
-                my_queue[my_count] = u
-                my_count += 1
-        endless = np.int64(1) << 60
-        _push(
-            indptr, indices, my_now, my_soon, seen | ~own, my_queue, my_spare, my_count, level,
-            endless, endless, np.int64(0), base, out,
-        )  # fmt: skip
+        rows = np.empty((LINE, now.size), np.int32)
+        queue = np.empty(now.size, np.int32)
+        stop = (thread + 1) * lanes // threads
+        for first in range(thread * lanes // threads, stop, LINE):
+            held = rows[: min(LINE, stop - first)]
+            columns = out[:, base + first : base + first + held.shape[0]]
+            _turn(columns, held)
+            for lane in range(held.shape[0]):
+                bit, count = ONE << np.uint64(first + lane), 0
+                for u in frontier:
+                    if now[u] & bit:
+                        queue[count] = u
+                        count += 1
+                _search(indptr, indices, held[lane], queue, count)
+            _turn(held, columns)
+
+
+@njit(cache=True)
+def _turn(table, turned):
+    """turned[j, i] = table[i, j], in blocks that stay in the cache."""
+    height, width = table.shape
+    for first in range(0, height, LINE):
+        for start in range(0, width, LINE):
+            for i in range(first, min(first + LINE, height)):
+                for j in range(start, min(start + LINE, width)):
+                    turned[j, i] = table[i, j]
+
+
+@njit(cache=True)
+def _search(indptr, indices, hops, queue, count):
+    """A search from the `count` nodes in the queue, whose hops are known; -1 is unreached."""
+    done = 0
+    while done < count:
+        u = np.uint32(queue[done])
+        done += 1
+        for e in range(np.uint64(indptr[u]), np.uint64(indptr[u + ONE])):
+            v = np.uint32(indices[e])
+            if hops[v] < 0:
+                hops[v] = hops[u] + np.int32(1)
+                queue[count] = v
+                count += 1
