@@ -12,10 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
+
+from state_core.ops.numba_math import STEADY
 
 WIDTH = 16
 _LOWEST = -100.0  # 2^-100 is nothing beside any sum, and far from denormal numbers, which are slow
@@ -25,6 +27,7 @@ _POWERS = (
     *(5.5503290147e-2, 2.4022647738e-1, 6.9314718246e-1, 1.0),
 )
 _ROUNDING = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in a float's lowest bits
+_LOG2_E = 1.4426950408889634
 
 
 class Lanes(types.Type):  # type: ignore[misc]
@@ -66,6 +69,28 @@ def _call(builder: Any, name: str, *args: Any) -> Any:
     signature = ir.FunctionType(kind, [kind] * len(args))
     full = f"llvm.{name}.v{WIDTH}{scalar}"
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, full), args)
+
+
+def _constant(kind: Any, number: Any) -> Any:
+    return ir.Constant(kind, [number] * WIDTH)
+
+
+def _power_of_two(builder: Any, value: Any) -> Any:
+    """2^value for value <= 0 (see `power_of_two`)."""
+    kind = value.type
+    if kind.element == ir.DoubleType():
+        return _call(builder, "exp2", value)
+    too_low = builder.fcmp_ordered("<", value, _constant(kind, _LOWEST))
+    value = builder.select(too_low, _constant(kind, _LOWEST), value)
+    shifted = builder.fadd(value, _constant(kind, _ROUNDING))
+    rest = builder.fsub(value, builder.fsub(shifted, _constant(kind, _ROUNDING)))
+    power = _constant(kind, _POWERS[0])
+    for coefficient in _POWERS[1:]:
+        power = _call(builder, "fma", power, rest, _constant(kind, coefficient))
+    bits = ir.VectorType(ir.IntType(32), WIDTH)
+    exponent = builder.shl(builder.bitcast(shifted, bits), _constant(bits, 23))
+    scale = builder.add(exponent, _constant(bits, 127 << 23))
+    return builder.fmul(power, builder.bitcast(scale, kind))
 
 
 @intrinsic
@@ -170,24 +195,23 @@ def power_of_two(typing_context, x):
     """
 
     def generate(context, builder, signature, args):
+        return _power_of_two(builder, args[0])
+
+    return x(x), generate
+
+
+@intrinsic
+def sigmoid(typing_context, x):
+    """1 / (1 + e^-x), from the exponential of -|x|, which cannot overflow. NaN stays NaN."""
+
+    def generate(context, builder, signature, args):
         (value,) = args
-        if x.element == types.float64:
-            return _call(builder, "exp2", value)
-
-        def constant(number, kind=value.type):
-            return ir.Constant(kind, [number] * WIDTH)
-
-        too_low = builder.fcmp_ordered("<", value, constant(_LOWEST))
-        value = builder.select(too_low, constant(_LOWEST), value)
-        shifted = builder.fadd(value, constant(_ROUNDING))
-        rest = builder.fsub(value, builder.fsub(shifted, constant(_ROUNDING)))
-        power = constant(_POWERS[0])
-        for coefficient in _POWERS[1:]:
-            power = _call(builder, "fma", power, rest, constant(coefficient))
-        bits = ir.VectorType(ir.IntType(32), WIDTH)
-        exponent = builder.shl(builder.bitcast(shifted, bits), constant(23, bits))
-        scale = builder.add(exponent, constant(127 << 23, bits))
-        return builder.fmul(power, builder.bitcast(scale, value.type))
+        one, zero = _constant(value.type, 1.0), _constant(value.type, 0.0)
+        magnitude = _call(builder, "fabs", value)
+        power = _power_of_two(builder, builder.fmul(magnitude, _constant(value.type, -_LOG2_E)))
+        share = builder.fdiv(one, builder.fadd(one, power))
+        negative = builder.fcmp_ordered("<", value, zero)
+        return builder.select(negative, builder.fmul(power, share), share)
 
     return x(x), generate
 
@@ -231,3 +255,10 @@ def minus(typing_context, a, number):
 def plus(typing_context, a, b):
     """a + b."""
     return a(a, b), lambda context, builder, signature, args: builder.fadd(*args)
+
+
+@njit(fastmath=STEADY)
+def silu_slope(x, s):
+    """The derivative of silu, x s, where s = sigmoid(x)."""
+    y = times(x, s)
+    return fma(scale(y, -1.0), s, plus(s, y))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from state_core.ops.causal_conv1d import kernels
 from state_core.ops.numba_threads import match_torch_threads
+from state_core.ops.whole_lanes import padded, unpadded
 
 
 def causal_conv1d(
@@ -28,6 +29,7 @@ def _arrays(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Any, ...]:
     """What both kernels read: flat x, its strides, initial state, weight [W,C], bias."""
+    x = padded(x)
     batch, length, channels = x.shape
     taps = weight.shape[1]
     if x.stride(-1) != 1:
@@ -39,9 +41,9 @@ def _arrays(
     return (
         x.as_strided((span,), (1,)).numpy(),
         x.stride()[:2],
-        initial_state.contiguous().numpy(),
-        weight.t().contiguous().numpy(),
-        bias.contiguous().numpy(),
+        padded(initial_state).contiguous().numpy(),
+        padded(weight.t()).contiguous().numpy(),
+        padded(bias).contiguous().numpy(),
     )
 
 
@@ -50,9 +52,9 @@ def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
 ) -> Tensor:
     match_torch_threads()
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = padded(torch.empty(x.shape, dtype=x.dtype))
     kernels.forward(*_arrays(x, weight, bias, initial_state), silu, y.numpy())
-    return y
+    return unpadded(y, x.shape[2])
 
 
 @_forward.register_fake
@@ -75,18 +77,23 @@ def _backward(
     match_torch_threads()
     batch, length, channels = x.shape
     taps = weight.shape[1]
+    dy = padded(dy).contiguous()
     tasks = batch * -(-length // kernels.ROWS)
-    dx, dinitial = torch.empty(x.shape, dtype=x.dtype), x.new_empty(batch, taps - 1, channels)
-    dweight = np.empty((tasks, taps, channels), dx.numpy().dtype)
-    dbias = np.empty((tasks, channels), dweight.dtype)
+    dx, dinitial = torch.empty_like(dy), dy.new_empty(batch, taps - 1, dy.shape[2])
+    dweight, dbias = dy.new_empty(tasks, taps, dy.shape[2]), dy.new_empty(tasks, dy.shape[2])
     *inputs, weight_t, bias_array = _arrays(x, weight, bias, initial_state)
     flipped = np.ascontiguousarray(weight_t[::-1])
     kernels.backward(
-        dy.contiguous().numpy(), *inputs, weight_t, flipped, bias_array, silu,
-        dx.numpy(), dinitial.numpy(), dweight, dbias,
+        dy.numpy(), *inputs, weight_t, flipped, bias_array, silu,
+        dx.numpy(), dinitial.numpy(), dweight.numpy(), dbias.numpy(),
     )  # fmt: skip
-    summed = torch.from_numpy(dweight).sum(0).t().contiguous()
-    return dx, summed, torch.from_numpy(dbias).sum(0), dinitial
+    summed = unpadded(dweight.sum(0), channels).t().contiguous()
+    return (
+        unpadded(dx, channels),
+        summed,
+        unpadded(dbias.sum(0), channels),
+        unpadded(dinitial, channels),
+    )
 
 
 @_backward.register_fake

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from state_core.ops.gated_rms_norm import kernels
 from state_core.ops.numba_threads import match_torch_threads
+from state_core.ops.whole_lanes import padded, unpadded
 
 
 def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
@@ -29,11 +30,13 @@ def _flat(z: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
 @torch.library.custom_op("state_core::gated_rms_norm", mutates_args=())
 def _forward(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
     match_torch_threads()
-    out = torch.empty(y.shape, dtype=y.dtype)
+    rows, width = padded(y, groups).contiguous(), y.shape[2]
+    out = torch.empty(rows.shape, dtype=y.dtype)
     kernels.forward(
-        y.contiguous().numpy(), *_flat(z), weight.contiguous().numpy(), groups, eps, out.numpy()
-    )
-    return out
+        rows.numpy(), *_flat(padded(z, groups)), padded(weight, groups).contiguous().numpy(),
+        groups, width // groups, eps, out.numpy(),
+    )  # fmt: skip
+    return unpadded(out, width, groups)
 
 
 @_forward.register_fake
@@ -47,14 +50,18 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of y, z and weight."""
     match_torch_threads()
-    batch, length, width = y.shape
-    dy, dz = torch.empty(y.shape, dtype=y.dtype), torch.empty(y.shape, dtype=y.dtype)
-    dweight = np.empty((batch * -(-length // kernels.ROWS), width), dy.numpy().dtype)
+    rows, width = padded(y, groups).contiguous(), y.shape[2]
+    batch, length, across = rows.shape
+    dy, dz = torch.empty(rows.shape, dtype=y.dtype), torch.empty(rows.shape, dtype=y.dtype)
+    dweight = np.empty((batch * -(-length // kernels.ROWS), across), dy.numpy().dtype)
     kernels.backward(
-        dout.contiguous().numpy(), y.contiguous().numpy(), *_flat(z), weight.contiguous().numpy(),
-        groups, eps, dy.numpy(), dz.numpy(), dweight,
+        padded(dout, groups).contiguous().numpy(), rows.numpy(), *_flat(padded(z, groups)),
+        padded(weight, groups).contiguous().numpy(), groups, width // groups, eps,
+        dy.numpy(), dz.numpy(), dweight,
     )  # fmt: skip
-    return dy, dz, torch.from_numpy(dweight).sum(0)
+    grads = (dy, dz, torch.from_numpy(dweight).sum(0))
+    dy, dz, summed = (unpadded(grad, width, groups) for grad in grads)
+    return dy, dz, summed
 
 
 @_backward.register_fake

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from state_core.ops.numba_threads import match_torch_threads
 from state_core.ops.rms_norm import kernels
+from state_core.ops.whole_lanes import padded, unpadded
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -21,9 +22,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 @torch.library.custom_op("state_core::rms_norm", mutates_args=())
 def _forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     match_torch_threads()
-    out = torch.empty(x.shape, dtype=x.dtype)
-    kernels.forward(x.contiguous().numpy(), weight.contiguous().numpy(), eps, out.numpy())
-    return out
+    rows, size = padded(x).contiguous(), x.shape[1]
+    out = torch.empty(rows.shape, dtype=x.dtype)
+    kernels.forward(rows.numpy(), padded(weight).contiguous().numpy(), size, eps, out.numpy())
+    return unpadded(out, size)
 
 
 @_forward.register_fake
@@ -35,13 +37,14 @@ def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _backward(dout: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight."""
     match_torch_threads()
-    dx = torch.empty(x.shape, dtype=x.dtype)
-    dweight = np.empty((-(-x.shape[0] // kernels.ROWS), x.shape[1]), dx.numpy().dtype)
+    rows, size = padded(x).contiguous(), x.shape[1]
+    dx = torch.empty(rows.shape, dtype=x.dtype)
+    dweight = np.empty((-(-rows.shape[0] // kernels.ROWS), rows.shape[1]), dx.numpy().dtype)
     kernels.backward(
-        dout.contiguous().numpy(), x.contiguous().numpy(), weight.contiguous().numpy(),
-        eps, dx.numpy(), dweight,
+        padded(dout).contiguous().numpy(), rows.numpy(), padded(weight).contiguous().numpy(),
+        size, eps, dx.numpy(), dweight,
     )  # fmt: skip
-    return dx, torch.from_numpy(dweight).sum(0)
+    return unpadded(dx, size), unpadded(torch.from_numpy(dweight).sum(0), size)
 
 
 @_backward.register_fake

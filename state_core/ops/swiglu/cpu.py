@@ -9,6 +9,7 @@ from torch import Tensor
 
 from state_core.ops.numba_threads import match_torch_threads
 from state_core.ops.swiglu import kernels
+from state_core.ops.whole_lanes import padded, unpadded
 
 
 def swiglu(x: Tensor) -> Tensor:
@@ -20,9 +21,10 @@ def swiglu(x: Tensor) -> Tensor:
 @torch.library.custom_op("state_core::swiglu", mutates_args=())
 def _forward(x: Tensor) -> Tensor:
     match_torch_threads()
-    out = torch.empty(x.shape[0], x.shape[1] // 2, dtype=x.dtype)
-    kernels.forward(x.contiguous().numpy(), out.numpy())
-    return out
+    rows = padded(x, 2).contiguous()
+    out = torch.empty(rows.shape[0], rows.shape[1] // 2, dtype=x.dtype)
+    kernels.forward(rows.numpy(), out.numpy())
+    return unpadded(out, x.shape[1] // 2)
 
 
 @_forward.register_fake
@@ -33,9 +35,10 @@ def _(x: Tensor) -> Tensor:
 @torch.library.custom_op("state_core::swiglu_backward", mutates_args=())
 def _backward(dout: Tensor, x: Tensor) -> Tensor:
     match_torch_threads()
-    dx = torch.empty(x.shape, dtype=x.dtype)
-    kernels.backward(dout.contiguous().numpy(), x.contiguous().numpy(), dx.numpy())
-    return dx
+    rows = padded(x, 2).contiguous()
+    dx = torch.empty(rows.shape, dtype=x.dtype)
+    kernels.backward(padded(dout).contiguous().numpy(), rows.numpy(), dx.numpy())
+    return unpadded(dx, x.shape[1], 2)
 
 
 @_backward.register_fake

@@ -1,13 +1,14 @@
 """Numba kernels of the SwiGLU gate: each element is read once and written once.
 
-Shapes: n rows of F gates and F values.
+Shapes: n rows of F gates and F values, F a multiple of 16.
 """
 
 from __future__ import annotations
 
 from numba import njit, prange
 
-from state_core.ops.numba_math import STEADY, sigmoid
+from state_core.ops.lanes import WIDTH, load, sigmoid, silu_slope, store, times
+from state_core.ops.numba_math import STEADY
 
 _pjit = njit(cache=True, fastmath=STEADY, error_model="numpy", parallel=True)
 
@@ -16,19 +17,17 @@ _pjit = njit(cache=True, fastmath=STEADY, error_model="numpy", parallel=True)
 def forward(x, out):
     rows, width = out.shape
     for i in prange(rows):
-        gate, up = x[i, :width], x[i, width:]
-        for c in range(width):
-            out[i, c] = gate[c] * sigmoid(gate[c]) * up[c]
+        for c in range(0, width, WIDTH):
+            gate, up = load(x, (i, c)), load(x, (i, width + c))
+            store(out, (i, c), times(times(gate, sigmoid(gate)), up))
 
 
 @_pjit
 def backward(dout, x, dx):
     rows, width = dout.shape
-    one = x.dtype.type(1)
     for i in prange(rows):
-        gate, up = x[i, :width], x[i, width:]
-        dgate, dup = dx[i, :width], dx[i, width:]
-        for c in range(width):
-            s = sigmoid(gate[c])
-            dup[c] = dout[i, c] * gate[c] * s
-            dgate[c] = dout[i, c] * up[c] * s * (one + gate[c] * (one - s))
+        for c in range(0, width, WIDTH):
+            gate, up, grad = load(x, (i, c)), load(x, (i, width + c)), load(dout, (i, c))
+            s = sigmoid(gate)
+            store(dx, (i, c), times(times(grad, up), silu_slope(gate, s)))
+            store(dx, (i, width + c), times(grad, times(gate, s)))
