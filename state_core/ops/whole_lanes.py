@@ -9,7 +9,7 @@ from state_core.ops.lanes import WIDTH
 
 
 def padded(x: Tensor, groups: int = 1) -> Tensor:
-    """x [...,n] with zeros behind each of its `groups`, up to whole vectors; x itself if it fits."""
+    """x [...,n] with zeros behind each of its groups, up to whole vectors; x itself if it fits."""
     rest = -(x.shape[-1] // groups) % WIDTH
     return F.pad(x.unflatten(-1, (groups, -1)), (0, rest)).flatten(-2) if rest else x
 

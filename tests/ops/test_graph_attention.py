@@ -124,6 +124,16 @@ def test_groups_of_heads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
             assert torch.equal(a, b)
 
 
+def test_asking_for_rows_in_advance_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = ragged_graph(2, 40, 50, 9)
+    shapes = ((2, 3, 40, 20), (2, 3, 50, 20), (2, 3, 50, 36), (2, 3, 40, 9))
+    inputs, weight = [torch.randn(shape) for shape in shapes], torch.randn(2, 3, 40, 36)
+    near = run("cpu", inputs, graph, weight)
+    monkeypatch.setattr(cpu, "FAR_BYTES", 0)
+    for a, b in zip(near, run("cpu", inputs, graph, weight), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "naive"])
 @pytest.mark.parametrize("tokens", [1, 2, 65])
 def test_all_causal_edges_are_dense_attention(tokens: int, backend: str) -> None:

@@ -2,9 +2,9 @@
 
 Shapes: B batch, T tokens, C channels (a multiple of 16), W taps (weights come as [W,C]); a task is
 ROWS tokens of one batch row. `x` is flat memory with strides (batch, token) in elements, so that a
-slice of a larger projection is read in place; `initial` [B,W-1,C] stands before it. Gradients of the
-weights are written per task and summed outside in a fixed order: no atomics, the same bits in every
-run.
+slice of a larger projection is read in place; `initial` [B,W-1,C] stands before it. Gradients of
+the weights are written per task and summed outside in a fixed order: no atomics, the same bits in
+every run.
 """
 
 from __future__ import annotations

@@ -28,6 +28,9 @@ SCRATCH_BYTES = 4 << 20
 # faster. A smaller one is in the cache anyway.
 SPREAD_BYTES = 4 << 20
 
+# A head whose keys and values span more is not in the cache: rows are asked for in advance.
+FAR_BYTES = 24 << 20
+
 Strides = tuple[np.uint64, np.uint64, np.uint64]
 
 
@@ -73,6 +76,7 @@ def _forward(
         np.uint64(q.shape[3]),
         np.uint64(v.shape[3]),
         torch.get_num_threads(),
+        _far(k, v),
     )
     if not valid:
         edges, sources = neighbors.shape[2], k.shape[2]
@@ -136,6 +140,7 @@ def _backward(
         np.uint64(v.shape[3]),
         group,
         torch.get_num_threads(),
+        _far(k, v),
     )
     return dq, dk, dv, d_bias
 
@@ -178,6 +183,11 @@ def _gathered(x: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
     # A few rows that decode read less of the table than a copy of it would.
     often = neighbors.shape[1] * neighbors.shape[2] > x.shape[2]
     return x.contiguous() if often and x.stride(1) < x.stride(2) and spread > SPREAD_BYTES else x
+
+
+def _far(k: torch.Tensor, v: torch.Tensor) -> bool:
+    """Whether gathered rows of one head come from memory."""
+    return k.shape[2] * (k.shape[3] + v.shape[3]) * k.element_size() > FAR_BYTES
 
 
 def _rows(x: torch.Tensor) -> tuple[npt.NDArray[np.floating], Strides]:

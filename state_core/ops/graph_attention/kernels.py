@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from state_core.ops.graph_attention.prefetch import prefetch_rows
 from state_core.ops.graph_attention.row_sum import add_rows
 from state_core.ops.numba_math import FAST, exp_of_negative
 
@@ -33,9 +34,9 @@ CHUNK = 128  # edges of a key that are looked up at a time
 @njit(parallel=True, fastmath=FAST, cache=True)
 def forward(
     q, q_step, k, k_step, v, v_step, neighbors, counts, bias, bias_step, scale,
-    out, out_step, lse, sources, width, v_width, threads,
+    out, out_step, lse, sources, width, v_width, threads, far,
 ):  # fmt: skip
-    """Fills out and lse. An empty bias is none.
+    """Fills out and lse. An empty bias is none. far: a head's tables do not fit in the cache.
 
     Returns False, and leaves rows as they are, where an index is out of range.
     """
@@ -49,7 +50,8 @@ def forward(
             b = unit // (heads * blocks)
             h = unit // blocks % heads
             first = unit % blocks * BLOCK
-            for i in range(first, min(first + BLOCK, rows)):
+            last = min(first + BLOCK, rows)
+            for i in range(first, last):
                 row = neighbors[b, i]
                 if not _in_range(row, counts[b, i], sources):
                     valid[thread] = False
@@ -58,7 +60,12 @@ def forward(
                 at = b * out_step[0] + h * out_step[1] + i * out_step[2]
                 k_at, v_at = b * k_step[0] + h * k_step[1], b * v_step[0] + h * v_step[1]
                 q_at = b * q_step[0] + h * q_step[1] + i * q_step[2]
+                if far:
+                    prefetch_rows(v, v_at, v_step[2], row, n, v_width)
                 _dots(q, q_at, k, k_at, k_step[2], row, n, width, score)
+                if far and i + ONE < last:
+                    soon = _clamped(counts[b, i + ONE], edges)
+                    prefetch_rows(k, k_at, k_step[2], neighbors[b, i + ONE], soon, width)
                 _scale(score, n, scale)
                 if bias.size:
                     _add(bias, b * bias_step[0] + h * bias_step[1] + i * bias_step[2], n, score)
@@ -71,7 +78,7 @@ def forward(
 def backward(
     g, g_step, q, q_step, k, k_step, v, v_step, neighbors, counts, bias, bias_step, lse,
     d_lse, starts, reversed_edges, scale, dq, dq_step, dk, dk_step, dv, dv_step, d_bias,
-    sources, width, v_width, group, threads,
+    sources, width, v_width, group, threads, far,
 ):  # fmt: skip
     """Fills dq, dk, dv and d_bias from g, the gradient of the output, and from d_lse.
 
@@ -93,13 +100,16 @@ def backward(
                 b, h = (base + pair) // heads, (base + pair) % heads
                 first = unit % row_blocks * BLOCK
                 k_at, v_at = b * k_step[0] + h * k_step[1], b * v_step[0] + h * v_step[1]
-                for i in range(first, min(first + BLOCK, rows)):
+                last = min(first + BLOCK, rows)
+                for i in range(first, last):
                     row, n = neighbors[b, i], np.uint64(counts[b, i])
                     here = (pair * rows + i) * edges
                     p, ds = weight[here : here + edges], d_score[here : here + edges]
                     q_at = b * q_step[0] + h * q_step[1] + i * q_step[2]
                     g_at = b * g_step[0] + h * g_step[1] + i * g_step[2]
                     dq_at = b * dq_step[0] + h * dq_step[1] + i * dq_step[2]
+                    if far:
+                        prefetch_rows(v, v_at, v_step[2], row, n, v_width)
                     _dots(q, q_at, k, k_at, k_step[2], row, n, width, p)
                     _scale(p, n, scale)
                     if bias.size:
@@ -107,6 +117,9 @@ def backward(
                         _add(bias, at, n, p)
                     _dots(g, g_at, v, v_at, v_step[2], row, n, v_width, ds)
                     of_lse = d_lse[b, h, i] if d_lse.size else d_lse.dtype.type(0)
+                    if far and i + ONE < last:
+                        soon = np.uint64(counts[b, i + ONE])
+                        prefetch_rows(k, k_at, k_step[2], neighbors[b, i + ONE], soon, width)
                     _softmax_gradient(p, ds, n, lse[b, h, i], of_lse)
                     if d_bias.size:
                         d_bias[b, h, i, :n] = ds[:n]
@@ -132,6 +145,9 @@ def backward(
                     for start in range(starts[b, j], stop, CHUNK):
                         some = reversed_edges[b, start : min(start + CHUNK, stop)]
                         n = _collect(some, np.uint32(edges), p, ds, readers, p_here, ds_here)
+                        if far:
+                            prefetch_rows(g, g_at, g_step[2], readers, n, v_width)
+                            prefetch_rows(q, q_at, q_step[2], readers, n, width)
                         add_rows(p_here, g, g_at, g_step[2], readers, n, v_width, dv, dv_at)
                         add_rows(ds_here, q, q_at, q_step[2], readers, n, width, dk, dk_at)
 
@@ -144,6 +160,12 @@ def _in_range(row, n, sources):
     for e in range(n):
         largest = max(largest, np.uint32(row[e]))  # a negative one becomes huge
     return n == 0 or largest < sources
+
+
+@njit(inline="always")
+def _clamped(n, most):
+    """A count that nobody has checked yet, as one that can be walked."""
+    return np.uint64(min(max(np.int64(n), 0), most))
 
 
 @njit(fastmath=FAST)

@@ -5,7 +5,7 @@ one of three kinds, by the arcs that leave its frontier:
 
 narrow  pushed along those arcs by one thread, from a queue: O(frontier) and no parallel region
 wide    every node pulls from its in-arcs, until its bits are complete: all threads, no atomics
-thin    narrow levels without end (a path): from here on a landmark at a time, each in a row of its own
+thin    narrow levels without end (a path): from here on a landmark at a time, in a row of its own
 
 Distances are unique, so no schedule can change a bit. N nodes, L landmarks; out [N, L].
 """
