@@ -39,7 +39,7 @@ def seeded() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m gpu` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With a GPU, Triton's tests run there and belong to it; without one, what needs it is skipped."""
+    """With a GPU, Triton's tests belong to it; without one, what needs it is skipped."""
     absent = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
         if not torch.cuda.is_available():
