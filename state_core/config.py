@@ -121,9 +121,30 @@ class AttentionConfig(Section):
     """Attention layers, over the graph's edges or dense."""
 
     n_heads: int = Field(4, ge=1)
-    rope: bool = True
-    """Rotary position embedding on queries and keys."""
+    positions: Literal["rope", "alibi", "graph_alibi", "graph_rope", "none"] = "rope"
+    """How queries and keys know where they are: rotated by position (RoPE), or biased against
+    distance (ALiBi); `graph_…` takes the landmark coordinates in, alone (Graph-ALiBi) or beside the
+    position (Graph-RoPE)."""
     rope_base: float = Field(10_000.0, gt=0)
+    differential: bool = False
+    """The difference of two softmax maps (Differential Transformer): heads work in pairs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_the_old_switch(cls, values: Any) -> Any:
+        """Checkpoints of before `positions` say `rope: true` or `false`."""
+        if isinstance(values, Mapping) and isinstance(values.get("rope"), bool):
+            values = dict(values)
+            values.setdefault("positions", "rope" if values.pop("rope") else "none")
+        return values
+
+    @model_validator(mode="after")
+    def _heads_pair_up(self) -> AttentionConfig:
+        if self.differential and self.n_heads % 2:
+            raise ValueError(
+                f"attention.differential pairs heads: n_heads must be even, got {self.n_heads}"
+            )
+        return self
 
 
 class MambaConfig(Section):

@@ -81,7 +81,8 @@ class TokenGraph:
     """The rows of the tokens at `positions` [B,T], padded to E edges, and what explains them.
 
     neighbors [B,T,E] int32 (−1 pads), counts [B,T] int32, kinds [B,T,E] int8, weights [B,T,E] (the
-    similarity of the edge's ends), semantic [B,S,N,4]: the states of all tokens known.
+    similarity of the edge's ends), semantic [B,S,N,4]: the states of all tokens known, coordinates
+    [B,S,L] int32: their distances to the landmarks (−1 unreached), None without landmarks.
     """
 
     neighbors: Tensor
@@ -93,6 +94,7 @@ class TokenGraph:
     layout: tuple[str, ...]
     similarity: BlockwiseSimilarity | StateSimilarity
     causal: bool = True
+    coordinates: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

@@ -1,6 +1,7 @@
 """Attention over the edges of the token graph.
 
-The bias of an edge is a_h·sim + kind bias, per head, so that similarity trains through attention.
+The bias of an edge is a_h·sim + kind bias, per head, so that similarity trains through attention;
+ALiBi and Graph-ALiBi take slope·distance from it.
 B batch, T new tokens, S tokens known, H heads, D head width, E edges of a row.
 """
 
@@ -13,6 +14,7 @@ from state_core import ops
 from state_core.config import SOSMConfig
 from state_core.graph.neighbors import EdgeKind
 from state_core.graph.token_graph import TokenGraph
+from state_core.layers.attention_heads import AttentionHeads
 from state_core.layers.kv_cache import KVCache
 from state_core.layers.positions import split_heads
 from state_core.layers.view import LayerView
@@ -24,33 +26,47 @@ class GraphAttention(nn.Module):
     def __init__(self, config: SOSMConfig, index: int) -> None:
         super().__init__()
         self.n_heads = config.attention.n_heads
+        self.positions = config.attention.positions
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.similarity_scale = nn.Parameter(torch.ones(self.n_heads))
         self.kind_bias = nn.Parameter(torch.zeros(len(EdgeKind), self.n_heads))
+        self.heads = AttentionHeads(config, index)
 
     def forward(
         self, x: Tensor, view: LayerView, state: KVCache | None
     ) -> tuple[Tensor, KVCache | None]:
         """[B,T,D] → [B,T,D], and the keys and values so far when decoding."""
         assert view.graph is not None
+        graph = view.graph
         q, k, v = split_heads(self.qkv(x), self.n_heads, view.rotation)
         if view.cached:
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
-        graph = view.graph
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        bias = self.edge_bias(graph)
-        y = ops.graph_attention(q, k, v, graph.neighbors, graph.counts, bias=bias)
-        return self.out(y.transpose(1, 2).flatten(2)), state
 
-    def edge_bias(self, graph: TokenGraph) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+            return ops.graph_attention(q, k, v, graph.neighbors, graph.counts, bias=bias)
+
+        return self.out(self.heads(attend, q, k, v, self.edge_bias(view))), state
+
+    def edge_bias(self, view: LayerView) -> Tensor:
         """What the graph says of each edge, [B,H,T,E]."""
+        assert view.graph is not None
+        graph = view.graph
         bias = (
             graph.weights[..., None] * self.similarity_scale
             + kind_indicator(graph) @ self.kind_bias
         )
-        return bias.permute(0, 3, 1, 2)
+        bias = bias.permute(0, 3, 1, 2)
+        far = self.heads.distance_bias(self._distance(view))
+        return bias if far is None else bias + far.to(bias.dtype)
+
+    def _distance(self, view: LayerView) -> Tensor:
+        """How far the ends of each edge are apart, [B,T,E], in tokens or in the graph."""
+        assert view.graph is not None
+        if self.positions == "graph_alibi":
+            return view.edge_gaps
+        return (view.positions[..., None] - view.graph.neighbors).abs()
 
 
 def kind_indicator(graph: TokenGraph) -> Tensor:

@@ -41,7 +41,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "learned block weights": {"graph.learn_weights": True},
     "other blocks": {"graph.block_weights": {"S": 0.6, "P": 0.2, "X": 0.2}},
     "no pointer": {"pointer.enabled": False},
-    "no rope": {"attention.rope": False},
+    "no positions": {"attention.positions": "none"},
+    "alibi": {"attention.positions": "alibi"},
+    "differential": {"attention.differential": True},
     "checkpointed": {"train.activation_checkpointing": True},
     "dropout": {"dropout": 0.1},
 }
