@@ -100,6 +100,8 @@ class GraphConfig(Section):
     successor: bool = False
     """For a semantic edge i→j also i→j+1: what followed last time. Off: the pointer head says the
     same, and beside it these edges changed nothing (experiments/quickstart_ablation.py)."""
+    landmarks: int = Field(0, ge=0, le=64)
+    """Landmarks of a text, at most; a token's distances to them are its coordinates. 0: none."""
 
     @model_validator(mode="after")
     def _bounds_of_k_are_ordered(self) -> GraphConfig:
@@ -156,6 +158,8 @@ class MambaConfig(Section):
     headdim: int = Field(64, ge=1)
     ngroups: int = Field(1, ge=1)
     chunk_size: int = Field(64, ge=1)
+    topological: bool = False
+    """The graph says as well how far a token resets the state: Δ = softplus(W x + U φ + b)."""
 
 
 class PointerConfig(Section):
@@ -249,8 +253,20 @@ class SOSMConfig(Section):
 
         readers = [name for name in self.layers if needs_graph(name)]
         readers += ["pointer"] if self.pointer.enabled else []
+        readers += ["mamba.topological"] if self.mamba.topological else []
         if readers and not self.graph.enabled:
             raise ValueError(f"{readers[0]} reads the graph, but graph.enabled is false")
+        by_landmarks = self.attention.positions in ("graph_alibi", "graph_rope")
+        if by_landmarks and not (self.graph.enabled and self.graph.landmarks):
+            raise ValueError(
+                f"attention.positions = {self.attention.positions!r} reads landmark coordinates: "
+                "set graph.landmarks, to 16 for example"
+            )
+        if self.attention.positions == "graph_alibi" and "attention" in self.layers:
+            raise ValueError(
+                "graph_alibi biases edges, and dense attention has none: "
+                "use graph_attention layers, or attention.positions = 'alibi'"
+            )
         if not self.graph.causal:
             raise ValueError(
                 "a language model needs graph.causal = true: a bidirectional graph would show it "

@@ -26,9 +26,8 @@ from state_core.layers.embedding import FactorisedEmbedding
 from state_core.layers.mlp import SwiGLU
 from state_core.layers.norm import RMSNorm
 from state_core.layers.pointer import PointerHead, Votes, mixture_logits, target_logprob
-from state_core.layers.positions import landmark_rotations, rotations
 from state_core.layers.registry import build_mixer
-from state_core.layers.view import LayerView, coordinates_at
+from state_core.layers.view import LayerView, build_view
 from state_core.output import SOSMOutput
 from state_core.state import State
 
@@ -109,7 +108,7 @@ class SOSM(GenerationMixin, nn.Module):
         if state is not None:
             both = torch.cat([state.semantic.flatten(2), state.temporal], dim=-1)
             x = x + self.read_state(both)
-        view = self._view(positions, graph, cache)
+        view = build_view(self.config, positions, graph, cache is not None)
         for i, block in enumerate(self.blocks):
             x = self._run(block, i, x, view, cache)
         hidden = self.norm(x)
@@ -141,24 +140,6 @@ class SOSM(GenerationMixin, nn.Module):
             cache.mu = carried
             cache.recency = advance(cache.recency, ids, positions)
         return state, graph
-
-    def _view(
-        self, positions: Tensor, graph: TokenGraph | None, cache: SOSMCache | None
-    ) -> LayerView:
-        """What the layers see of the tokens at `positions` [B,T]."""
-        attention = self.config.attention
-        head_dim = self.config.d_model // attention.n_heads
-        coordinates = None if graph is None else graph.coordinates
-        rotation = None
-        if attention.positions in ("rope", "graph_rope"):
-            # Without a cache every row starts at 0: one row of angles serves all.
-            rows = positions[:1] if cache is None else positions
-            rotation = rotations(rows, head_dim, attention.rope_base)
-        if attention.positions == "graph_rope":
-            assert coordinates is not None
-            here = coordinates_at(coordinates, positions)
-            rotation = rotation * landmark_rotations(here, head_dim)
-        return LayerView(positions, rotation, graph, cache is not None, coordinates)
 
     def _run(
         self, block: nn.Module, i: int, x: Tensor, view: LayerView, cache: SOSMCache | None

@@ -65,6 +65,7 @@ class GraphAttention(nn.Module):
         """How far the ends of each edge are apart, [B,T,E], in tokens or in the graph."""
         assert view.graph is not None
         if self.positions == "graph_alibi":
+            assert view.edge_gaps is not None
             return view.edge_gaps
         return (view.positions[..., None] - view.graph.neighbors).abs()
 

@@ -100,8 +100,13 @@ class Mamba2(nn.Module):
         self.norm = GatedRMSNorm(self.d_inner, ngroups)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
-    def forward(self, x: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
-        """x [B,T,D] and the state that the text so far left (None at its start) → y, new state."""
+    def forward(
+        self, x: Tensor, state: Mamba2State | None = None, step_bias: Tensor | None = None
+    ) -> tuple[Tensor, Mamba2State]:
+        """x [B,T,D] and the state that the text so far left (None at its start) → y, new state.
+
+        step_bias [B,T,H]: what else says how much a token resets the state, before the softplus.
+        """
         if x.dim() != 3 or x.shape[1] < 1 or x.shape[2] != self.in_proj.in_features:
             raise InputError(
                 f"Mamba-2: expected [B,T,{self.in_proj.in_features}] with T >= 1, "
@@ -122,7 +127,7 @@ class Mamba2(nn.Module):
         values, B, C = xBC.split([self.d_inner, keys, keys], dim=-1)
         y, ssm = ssd(
             values.unflatten(-1, (self.n_heads, self.headdim)),
-            self._positive_step(step),
+            F.softplus((step if step_bias is None else step + step_bias) + self.dt_bias),
             -self.A_log.exp(),
             B.unflatten(-1, (self.ngroups, self.d_state)),
             C.unflatten(-1, (self.ngroups, self.d_state)),
@@ -132,10 +137,6 @@ class Mamba2(nn.Module):
             chunk_size=self.chunk_size,
         )
         return self.out_proj(self.norm(y.flatten(2), z)), Mamba2State(conv, ssm)
-
-    def _positive_step(self, step: Tensor) -> Tensor:
-        """dt [B,T,H]. What else should say how much a token resets the state is added in here."""
-        return F.softplus(step + self.dt_bias)
 
 
 def _initial_dt_bias(heads: int, dt_min: float, dt_max: float, floor: float) -> Tensor:

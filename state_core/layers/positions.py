@@ -77,3 +77,8 @@ def landmark_gap(here: Tensor, there: Tensor) -> Tensor:
     if gaps.shape[-1] == 0:
         return gaps.sum(-1).float()
     return gaps.amax(-1).float()
+
+
+def coordinates_at(coordinates: Tensor, positions: Tensor) -> Tensor:
+    """Coordinates [B,S,L] of the tokens at `positions` [B,N]: [B,N,L]."""
+    return coordinates.gather(1, positions[..., None].expand(-1, -1, coordinates.shape[-1]))

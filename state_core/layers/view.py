@@ -1,44 +1,78 @@
-"""What a layer sees besides the residual stream: positions, and the graph's rows."""
+"""What a layer sees besides the residual stream: positions, and what the graph says.
+
+What several layers read is computed here, once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor
 
+from state_core.config import SOSMConfig
 from state_core.graph.token_graph import TokenGraph
-from state_core.layers.positions import landmark_gap
+from state_core.layers.positions import (
+    coordinates_at,
+    landmark_gap,
+    landmark_rotations,
+    rotations,
+)
+from state_core.layers.step import step_features
 
 
 @dataclass(frozen=True)
 class LayerView:
-    """B batch, T new tokens, S tokens known, L landmarks, E edges of a row.
+    """B batch, T new tokens, E edges of a row, F features of a step.
 
-    positions [B,T]: absolute positions of the new tokens; rotation [B or 1,T,1,D/2]: their rotary
-    embedding, None without one; graph: their rows, None without a graph; cached: whether the layers
-    must return what the next tokens need; coordinates [B,S,L] int32: distances of all tokens known
-    to the landmarks of the graph, −1 unreached, None without landmarks.
+    positions [B,T]: absolute positions of the new tokens; rotation [B or 1,T,1,D/2]: by how much
+    their queries and keys turn; graph: their rows; edge_gaps [B,T,E]: for each edge a lower bound
+    of its ends' distance in the graph; step [B,T,F]: the graph's view of the step from each token's
+    predecessor to it; each None where no layer reads it. cached: whether the layers must return
+    what the next tokens need.
     """
 
     positions: Tensor
     rotation: Tensor | None
     graph: TokenGraph | None
     cached: bool
-    coordinates: Tensor | None = None
-
-    @cached_property
-    def edge_gaps(self) -> Tensor:
-        """[B,T,E]: for each edge a lower bound of its ends' distance, computed once for all layers;
-        0 where nothing is known, and beyond a row's edges."""
-        assert self.graph is not None
-        assert self.coordinates is not None
-        neighbors = self.graph.neighbors.clamp(min=0).long()
-        here = coordinates_at(self.coordinates, self.positions)
-        there = coordinates_at(self.coordinates, neighbors.flatten(1))
-        return landmark_gap(here[:, :, None], there.unflatten(1, neighbors.shape[1:]))
+    edge_gaps: Tensor | None = None
+    step: Tensor | None = None
 
 
-def coordinates_at(coordinates: Tensor, positions: Tensor) -> Tensor:
-    """Coordinates [B,S,L] of the tokens at `positions` [B,N]: [B,N,L]."""
-    return coordinates.gather(1, positions[..., None].expand(-1, -1, coordinates.shape[-1]))
+def build_view(
+    config: SOSMConfig, positions: Tensor, graph: TokenGraph | None, cached: bool
+) -> LayerView:
+    """The view of the tokens at `positions` [B,T] that layers built from `config` need."""
+    gaps = step = None
+    if graph is not None and config.attention.positions == "graph_alibi":
+        gaps = edge_gaps(graph)
+    if graph is not None and config.mamba.topological:
+        step = step_features(graph)
+    rotation = _rotation(config, positions, graph, cached)
+    return LayerView(positions, rotation, graph, cached, gaps, step)
+
+
+def edge_gaps(graph: TokenGraph) -> Tensor:
+    """max_l |d_il − d_jl| of each edge (i, j), [B,T,E]; 0 where nothing is known."""
+    assert graph.coordinates is not None
+    neighbors = graph.neighbors.clamp(min=0).long()
+    here = coordinates_at(graph.coordinates, graph.positions)
+    there = coordinates_at(graph.coordinates, neighbors.flatten(1))
+    return landmark_gap(here[:, :, None], there.unflatten(1, neighbors.shape[1:]))
+
+
+def _rotation(
+    config: SOSMConfig, positions: Tensor, graph: TokenGraph | None, cached: bool
+) -> Tensor | None:
+    attention = config.attention
+    if attention.positions not in ("rope", "graph_rope"):
+        return None
+    head_dim = config.d_model // attention.n_heads
+    # Without a cache every row starts at 0: one row of angles serves all.
+    rows = positions if cached else positions[:1]
+    rotation = rotations(rows, head_dim, attention.rope_base)
+    if attention.positions == "rope":
+        return rotation
+    assert graph is not None
+    assert graph.coordinates is not None
+    return rotation * landmark_rotations(coordinates_at(graph.coordinates, positions), head_dim)

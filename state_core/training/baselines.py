@@ -55,6 +55,9 @@ def _fit(config: SOSMConfig, mixer: str, depth: int, target: int) -> SOSMConfig 
             "layers": [mixer] * depth,
             "graph.enabled": False,
             "pointer.enabled": False,
+            "attention.positions": config.attention.positions.removeprefix("graph_"),
+            "attention.differential": False,
+            "mamba.topological": False,
             "mlp_hidden": STEP,
         }
     )

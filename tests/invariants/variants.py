@@ -44,6 +44,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "no positions": {"attention.positions": "none"},
     "alibi": {"attention.positions": "alibi"},
     "differential": {"attention.differential": True},
+    "topological Mamba": {"mamba.topological": True},
     "checkpointed": {"train.activation_checkpointing": True},
     "dropout": {"dropout": 0.1},
 }

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from state_core import SOSM, TokenGraph
+from state_core.config import GraphConfig
 from state_core.errors import ConfigError, InputError
 from state_core.layers.mamba import Mamba2, Mamba2State
+from state_core.layers.step import step_features, step_width
+from tests.invariants.variants import build
+from tests.invariants.variants import text as ids_of
 
 
 def layer(dtype: torch.dtype = torch.float64, ngroups: int = 1) -> Mamba2:
@@ -132,3 +140,61 @@ def test_impossible_shapes_are_refused() -> None:
         layer()(torch.zeros(2, 5, 11, dtype=torch.float64))
     with pytest.raises(InputError, match="T >= 1"):
         layer()(torch.zeros(2, 0, 12, dtype=torch.float64))
+
+
+TOPOLOGICAL = {"mamba.topological": True, "layers": ["mamba"]}
+
+
+def test_the_graph_says_how_far_a_step_resets() -> None:
+    """With U large on the similarity of neighbours, a token unlike the one before it resets."""
+    config = build("as recommended").config.override({**TOPOLOGICAL, "pointer.enabled": False})
+    torch.manual_seed(0)
+    model = SOSM(config).eval()
+    mixer, ids = model.blocks[0].mixer, ids_of(1, 30)
+    with torch.no_grad():
+        plain = model(ids).logits
+        torch.testing.assert_close(plain, _without_topology(model)(ids).logits, rtol=0, atol=0)
+        mixer.step.weight[:, 0] = -1.0
+        assert not torch.allclose(model(ids).logits, plain)
+
+
+def _without_topology(model: SOSM) -> SOSM:
+    plain = SOSM(model.config.override({"mamba.topological": False})).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    return plain
+
+
+def test_its_steps_learn_although_they_start_silent() -> None:
+    torch.manual_seed(0)
+    model = SOSM(build("as recommended").config.override(TOPOLOGICAL))
+    ids = ids_of(2, 40)
+    model(ids, labels=ids).loss.backward()
+    gradient = model.blocks[0].mixer.step.weight.grad
+    assert gradient is not None
+    assert (gradient.abs().amax(0) > 0).all()
+
+
+def test_a_step_by_landmarks() -> None:
+    graph = TokenGraph(
+        neighbors=torch.tensor([[[0, -1, -1], [1, 0, -1], [2, 1, 0]]], dtype=torch.int32),
+        counts=torch.tensor([[1, 2, 3]], dtype=torch.int32),
+        kinds=torch.tensor([[[0, 0, 0], [0, 0, 0], [0, 0, 1]]], dtype=torch.int8),
+        weights=torch.tensor([[[1.0, 0, 0], [1.0, 0.5, 0], [1.0, -0.25, 0.75]]]),
+        positions=torch.arange(3)[None],
+        semantic=torch.zeros(1, 3, 16, 4),
+        layout=(),
+        similarity=None,
+        coordinates=torch.tensor([[[-1, 2], [3, -1], [4, 6]]], dtype=torch.int32),
+    )
+    got = step_features(graph)[0]
+    # similarity to the predecessor, best semantic edge, degree, distance bounds, proximities
+    log2 = math.log(2)
+    want = [
+        [0, 0, 0, 0, 0, 0, 1 / 3],
+        [0.5, 0, 0, 0, 0, 1 / 4, 0],
+        [-0.25, 0.75, log2, log2, 1 / 8, 1 / 5, 1 / 7],
+    ]
+    torch.testing.assert_close(got, torch.tensor(want))
+    config = GraphConfig(landmarks=2)
+    assert step_width(config) == got.shape[1]
+    assert step_width(GraphConfig()) == step_features(replace(graph, coordinates=None)).shape[2]

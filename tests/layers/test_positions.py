@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from state_core.layers.positions import (
     rotate,
     rotations,
 )
-from state_core.layers.view import LayerView
+from state_core.layers.view import LayerView, edge_gaps
 from tests.invariants.variants import build, text
 
 
@@ -127,7 +129,7 @@ def test_graph_alibi_takes_the_bound_from_each_edge() -> None:
     view, _ = _attention_inputs(model, ids)
     assert view.graph is not None
     coordinates = torch.randint(-1, 6, (2, 30, 5), dtype=torch.int32)
-    view = LayerView(view.positions, None, view.graph, False, coordinates)
+    view = replace(view, edge_gaps=edge_gaps(replace(view.graph, coordinates=coordinates)))
     plain = layer.edge_bias(view)
     layer.positions, layer.heads.biased = "graph_alibi", True
     taken = (plain - layer.edge_bias(view)).detach()
