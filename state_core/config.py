@@ -130,6 +130,12 @@ class AttentionConfig(Section):
     rope_base: float = Field(10_000.0, gt=0)
     differential: bool = False
     """The difference of two softmax maps (Differential Transformer): heads work in pairs."""
+    multi_block: bool = False
+    """A head sees the edges of one block of the similarity, and the global heads see all."""
+    global_heads: int = Field(1, ge=1)
+    """Heads that see every edge beside multi-block heads; pairs of heads if differential."""
+    learned_mask: bool = False
+    """Each head learns below which similarity it ignores an edge (straight-through estimate)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -141,10 +147,16 @@ class AttentionConfig(Section):
         return values
 
     @model_validator(mode="after")
-    def _heads_pair_up(self) -> AttentionConfig:
+    def _heads_suffice(self) -> AttentionConfig:
         if self.differential and self.n_heads % 2:
             raise ValueError(
                 f"attention.differential pairs heads: n_heads must be even, got {self.n_heads}"
+            )
+        groups = self.n_heads // (2 if self.differential else 1)
+        if self.multi_block and groups <= self.global_heads:
+            raise ValueError(
+                f"attention.multi_block needs heads beside the global ones: there are {groups}, "
+                f"and attention.global_heads = {self.global_heads}"
             )
         return self
 
@@ -261,6 +273,11 @@ class SOSMConfig(Section):
             raise ValueError(
                 f"attention.positions = {self.attention.positions!r} reads landmark coordinates: "
                 "set graph.landmarks, to 16 for example"
+            )
+        if self.attention.multi_block and self.graph.similarity != "blockwise":
+            raise ValueError(
+                "attention.multi_block needs graph.similarity = 'blockwise', "
+                "where blocks choose the edges"
             )
         if self.attention.positions == "graph_alibi" and "attention" in self.layers:
             raise ValueError(

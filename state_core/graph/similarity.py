@@ -47,6 +47,18 @@ class BlockwiseSimilarity(nn.Module):
         terms[..., self.blocks] = shares
         return terms
 
+    def dominant(self, semantic: Tensor, rows: Tensor, neighbors: Tensor) -> Tensor:
+        """The block with the largest contribution, its number in the layout, [B,T,E], of the edges
+        of tokens `rows` [B,T] to `neighbors` [B,T,E]; any number where neighbors is −1.
+
+        Reads the edges' ends only, so that a token more costs no more in a longer text.
+        """
+        batch = torch.arange(len(rows), device=rows.device)[:, None]
+        own = self._scaled(semantic[batch, rows])
+        theirs = self._scaled(semantic[batch[..., None], neighbors.clamp(min=0).long()])
+        shares = (own[:, :, None] * theirs).sum(-1)
+        return torch.tensor(self.blocks, device=rows.device)[shares.argmax(-1)]
+
     def _scaled(self, semantic: Tensor) -> Tensor:
         chosen = semantic[..., self.blocks, :].double()
         return _unit(chosen) * self.weights().sqrt()[:, None]

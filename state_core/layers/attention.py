@@ -40,10 +40,10 @@ class CausalAttention(nn.Module):
             mask = (distance >= 0)[:, None]
             bias = self.heads.distance_bias(distance)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, heads: slice) -> Tensor:
             seen = mask
             if bias is not None and mask is not None:
-                seen = bias.to(q.dtype).masked_fill(~mask, -torch.inf)
+                seen = bias[:, heads].to(q.dtype).masked_fill(~mask, -torch.inf)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
 
-        return self.out(self.heads(attend, q, k, v, bias)), state
+        return self.out(self.heads(attend, q, k, v)), state

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from state_core.config import SOSMConfig
-from state_core.layers.differential import Attend, DifferentialHeads
+from state_core.layers.differential import ALL_HEADS, Attend, DifferentialHeads
 from state_core.layers.positions import alibi_slopes
 
 
@@ -34,13 +34,11 @@ class AttentionHeads(nn.Module):
             return None
         return -self.slopes[:, None, None] * distance[:, None]
 
-    def forward(
-        self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        """q [B,T,H,D], k and v [B,S,H,D], bias [B,H,T,E] → [B,T,H·D]."""
+    def forward(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [B,T,H,D], k and v [B,S,H,D] → [B,T,H·D]."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.differential is None:
-            y = attend(q, k, v, bias)
+            y = attend(q, k, v, ALL_HEADS)
         else:
-            y = self.differential(attend, q, k, v, bias)
+            y = self.differential(attend, q, k, v)
         return y.transpose(1, 2).flatten(2)

@@ -1,7 +1,8 @@
 """Attention over the edges of the token graph.
 
 The bias of an edge is a_h·sim + kind bias, per head, so that similarity trains through attention;
-ALiBi and Graph-ALiBi take slope·distance from it.
+ALiBi and Graph-ALiBi take slope·distance from it, multi-block heads and the learned mask hide
+edges.
 B batch, T new tokens, S tokens known, H heads, D head width, E edges of a row.
 """
 
@@ -15,7 +16,9 @@ from state_core.config import SOSMConfig
 from state_core.graph.neighbors import EdgeKind
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.attention_heads import AttentionHeads
+from state_core.layers.block_heads import UNSEEN, head_blocks, unseen
 from state_core.layers.kv_cache import KVCache
+from state_core.layers.learned_mask import LearnedMask, straight_through
 from state_core.layers.positions import split_heads
 from state_core.layers.view import LayerView
 
@@ -32,6 +35,10 @@ class GraphAttention(nn.Module):
         self.similarity_scale = nn.Parameter(torch.ones(self.n_heads))
         self.kind_bias = nn.Parameter(torch.zeros(len(EdgeKind), self.n_heads))
         self.heads = AttentionHeads(config, index)
+        self.mask = LearnedMask(self.n_heads) if config.attention.learned_mask else None
+        self.blocks: Tensor | None
+        blocks = head_blocks(config) if config.attention.multi_block else None
+        self.register_buffer("blocks", blocks, persistent=False)
 
     def forward(
         self, x: Tensor, view: LayerView, state: KVCache | None
@@ -43,11 +50,23 @@ class GraphAttention(nn.Module):
         if view.cached:
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
+        bias = open_bias = self.edge_bias(view)
+        soft = None
+        if self.mask is not None:
+            ignored, soft = self.mask(graph)
+            bias = bias.masked_fill(ignored, UNSEEN)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-            return ops.graph_attention(q, k, v, graph.neighbors, graph.counts, bias=bias)
+        def attend(q: Tensor, k: Tensor, v: Tensor, heads: slice) -> Tensor:
+            y = ops.graph_attention(q, k, v, graph.neighbors, graph.counts, bias=bias[:, heads])
+            if soft is None or not torch.is_grad_enabled():
+                return y
+            q, k, v = q.detach(), k.detach(), v.detach()
+            softly = open_bias[:, heads].detach() + soft[:, heads].to(bias.dtype)
+            return straight_through(
+                y, ops.graph_attention(q, k, v, graph.neighbors, graph.counts, bias=softly)
+            )
 
-        return self.out(self.heads(attend, q, k, v, self.edge_bias(view))), state
+        return self.out(self.heads(attend, q, k, v)), state
 
     def edge_bias(self, view: LayerView) -> Tensor:
         """What the graph says of each edge, [B,H,T,E]."""
@@ -59,7 +78,11 @@ class GraphAttention(nn.Module):
         )
         bias = bias.permute(0, 3, 1, 2)
         far = self.heads.distance_bias(self._distance(view))
-        return bias if far is None else bias + far.to(bias.dtype)
+        bias = bias if far is None else bias + far.to(bias.dtype)
+        if self.blocks is None:
+            return bias
+        assert view.edge_blocks is not None
+        return bias.masked_fill(unseen(self.blocks, view.edge_blocks), UNSEEN)
 
     def _distance(self, view: LayerView) -> Tensor:
         """How far the ends of each edge are apart, [B,T,E], in tokens or in the graph."""

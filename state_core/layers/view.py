@@ -11,6 +11,7 @@ from torch import Tensor
 
 from state_core.config import SOSMConfig
 from state_core.graph.token_graph import TokenGraph
+from state_core.layers.block_heads import edge_blocks
 from state_core.layers.positions import (
     coordinates_at,
     landmark_gap,
@@ -27,7 +28,8 @@ class LayerView:
     positions [B,T]: absolute positions of the new tokens; rotation [B or 1,T,1,D/2]: by how much
     their queries and keys turn; graph: their rows; edge_gaps [B,T,E]: for each edge a lower bound
     of its ends' distance in the graph; step [B,T,F]: the graph's view of the step from each token's
-    predecessor to it; each None where no layer reads it. cached: whether the layers must return
+    predecessor to it; edge_blocks [B,T,E]: the block that each edge belongs to, −1 for all; each
+    None where no layer reads it. cached: whether the layers must return
     what the next tokens need.
     """
 
@@ -37,19 +39,22 @@ class LayerView:
     cached: bool
     edge_gaps: Tensor | None = None
     step: Tensor | None = None
+    edge_blocks: Tensor | None = None
 
 
 def build_view(
     config: SOSMConfig, positions: Tensor, graph: TokenGraph | None, cached: bool
 ) -> LayerView:
     """The view of the tokens at `positions` [B,T] that layers built from `config` need."""
-    gaps = step = None
+    gaps = step = blocks = None
     if graph is not None and config.attention.positions == "graph_alibi":
         gaps = edge_gaps(graph)
     if graph is not None and config.mamba.topological:
         step = step_features(graph)
+    if graph is not None and config.attention.multi_block:
+        blocks = edge_blocks(graph)
     rotation = _rotation(config, positions, graph, cached)
-    return LayerView(positions, rotation, graph, cached, gaps, step)
+    return LayerView(positions, rotation, graph, cached, gaps, step, blocks)
 
 
 def edge_gaps(graph: TokenGraph) -> Tensor:

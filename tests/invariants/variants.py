@@ -44,6 +44,13 @@ FIELDS: dict[str, dict[str, Any]] = {
     "no positions": {"attention.positions": "none"},
     "alibi": {"attention.positions": "alibi"},
     "differential": {"attention.differential": True},
+    "multi-block heads": {"attention.multi_block": True, "graph.successor": True},
+    "multi-block differential heads": {
+        "attention.multi_block": True,
+        "attention.differential": True,
+        "attention.n_heads": 4,
+    },
+    "learned mask": {"attention.learned_mask": True},
     "topological Mamba": {"mamba.topological": True},
     "checkpointed": {"train.activation_checkpointing": True},
     "dropout": {"dropout": 0.1},
