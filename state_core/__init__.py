@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from state_core.audit import CausalityReport, audit_causality
     from state_core.cache import SOSMCache
     from state_core.config import SOSMConfig
+    from state_core.encoder import SOSMEncoder
     from state_core.graph import EdgeKind, EdgeProvenance, GraphStream, TokenGraph, build_graph
     from state_core.output import SOSMOutput
     from state_core.pipeline import SOSM
@@ -33,6 +34,7 @@ _HOMES = {
     "GraphStream": "graph",
     "SOSMCache": "cache",
     "SOSMConfig": "config",
+    "SOSMEncoder": "encoder",
     "SOSMOutput": "output",
     "State": "state",
     "TokenGraph": "graph",
@@ -48,6 +50,7 @@ __all__ = [
     "GraphStream",
     "SOSMCache",
     "SOSMConfig",
+    "SOSMEncoder",
     "SOSMOutput",
     "State",
     "TokenGraph",

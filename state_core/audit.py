@@ -16,6 +16,7 @@ from torch import Tensor
 
 from state_core.adapters.moving_average import CHUNK
 from state_core.config import SOSMConfig
+from state_core.errors import CausalityError
 from state_core.output import SOSMOutput
 from state_core.pipeline import SOSM
 
@@ -75,8 +76,11 @@ def audit_causality(model: SOSM, length: int | None = None, seed: int = 0) -> Ca
     """Audit `model` by suffix perturbation over prefixes around every border.
 
     length: tokens of the probe, by default enough to cross every chunk border twice. The model is
-    left as it was, its running statistics and random state included.
+    left as it was, its running statistics and random state included. CausalityError for an encoder,
+    which means to see both sides.
     """
+    if model.config.objective != "next_token":
+        raise CausalityError("an encoder sees both sides of a word: it has no perplexity to gate")
     length = length or 2 * max(CHUNK, model.config.mamba.chunk_size) + 9
     prefixes = _prefixes(model.config, length)
     ids = _probe(model, prefixes, length, seed)
@@ -132,6 +136,7 @@ def _parts(out: SOSMOutput) -> dict[str, Tensor]:
             "graph.kinds": torch.where(out.graph.neighbors >= 0, out.graph.kinds, -1),
             "graph.weights": out.graph.weights,
         }
+    parts |= {f"routing.{n}": routed.gates for n, routed in enumerate(out.routing)}
     if out.votes is not None:
         parts |= {"pointer.words": out.votes.words, "pointer.shares": out.votes.log_share.exp()}
     return parts

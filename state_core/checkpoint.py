@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from state_core.atomic import atomic_save_tensors, atomic_write_json
 from state_core.config import SOSMConfig
 from state_core.errors import CheckpointError, ConfigError
-from state_core.pipeline import SOSM
+from state_core.pipeline import SOSM, Backbone
 
 SCHEMA = 1
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
 
-def save_model(model: SOSM, directory: Path, tokenizer: str | None = None) -> None:
+Model = TypeVar("Model", bound=Backbone)
+
+
+def save_model(model: Backbone, directory: Path, tokenizer: str | None = None) -> None:
     """Write model.safetensors, atomically, and config.json into `directory`.
 
     tokenizer: fingerprint of the tokenizer that the model was trained with.
@@ -42,14 +45,25 @@ def save_model(model: SOSM, directory: Path, tokenizer: str | None = None) -> No
     atomic_write_json(directory / CONFIG_FILE, config)
 
 
-def load_model(directory: Path) -> SOSM:
+@overload
+def load_model(directory: Path) -> SOSM: ...
+
+
+@overload
+def load_model(directory: Path, kind: type[Model]) -> Model: ...
+
+
+def load_model(directory: Path, kind: type[Backbone] = SOSM) -> Backbone:
     """The model that `save_model` wrote, in evaluation mode.
 
     CheckpointError if it is missing, truncated, altered or of another version.
     """
     tensors, info = read_tensors(directory / MODEL_FILE, "model")
     config = _config(directory, info)
-    model = SOSM(config)
+    try:
+        model = kind(config)  # type: ignore[call-arg]
+    except ConfigError as error:
+        raise CheckpointError(f"{directory / MODEL_FILE} is of another kind: {error}") from error
     load_tensors(model, tensors, directory / MODEL_FILE)
     return model.eval()
 

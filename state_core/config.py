@@ -26,6 +26,8 @@ else:
 
 Source = Literal["token", "local", "long", "position", "all"]
 Mixer = str  # a name registered in state_core.layers.registry
+# Routing that looks at the whole text → what does the same from the past alone.
+CAUSAL_ROUTING = {"expert_choice": "expert_threshold", "soft": "token_choice"}
 
 
 class Section(BaseModel):
@@ -174,6 +176,33 @@ class MambaConfig(Section):
     """The graph says as well how far a token resets the state: Δ = softplus(W x + U φ + b)."""
 
 
+class MoEConfig(Section):
+    """Routed experts in place of the SwiGLU."""
+
+    routing: Literal["none", "token_choice", "expert_threshold", "expert_choice", "soft"] = "none"
+    """Who chooses: tokens, or experts by a threshold (both causal); experts among the tokens of a
+    text, or no one, every expert reading mixtures of all (both for encoders)."""
+    n_experts: int = Field(8, ge=2)
+    per_token: int = Field(2, ge=1)
+    """Experts of a token: exactly (token_choice) or on average (where experts choose)."""
+    hidden: int = Field(192, ge=1)
+    """Hidden width of each expert. With mlp_hidden / per_token a token costs what it did before."""
+    slots: int = Field(16, ge=1)
+    """Slots of each expert (soft)."""
+    balance: float = Field(0.01, ge=0)
+    """Weight of the loss that balances experts (token_choice)."""
+    from_layer: int = Field(0, ge=0)
+    """The first layer whose feed-forward is routed."""
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> MoEConfig:
+        if self.per_token > self.n_experts:
+            raise ValueError(
+                f"moe.per_token {self.per_token} is more than moe.n_experts {self.n_experts}"
+            )
+        return self
+
+
 class PointerConfig(Section):
     """The pointer head: the graph's edges vote for the word that followed their target."""
 
@@ -237,10 +266,14 @@ class SOSMConfig(Section):
     mlp_hidden: int = Field(384, ge=0)
     """Hidden width of the SwiGLU after each mixer; 0 leaves it out."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    objective: Literal["next_token", "masked"] = "next_token"
+    """What the model learns: the next word, from those before it, or masked words, from both sides
+    (an encoder, `SOSMEncoder`)."""
     state: StateConfig = StateConfig()
     graph: GraphConfig = GraphConfig()
     attention: AttentionConfig = AttentionConfig()
     mamba: MambaConfig = MambaConfig()
+    moe: MoEConfig = MoEConfig()
     pointer: PointerConfig = PointerConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -284,11 +317,6 @@ class SOSMConfig(Section):
                 "graph_alibi biases edges, and dense attention has none: "
                 "use graph_attention layers, or attention.positions = 'alibi'"
             )
-        if not self.graph.causal:
-            raise ValueError(
-                "a language model needs graph.causal = true: a bidirectional graph would show it "
-                "the words it predicts. Build one with build_graph(state, cfg.graph) instead"
-            )
         unknown = set(self.graph.block_weights) - set(self.state.layout)
         if unknown:
             name = sorted(unknown)[0]
@@ -299,6 +327,31 @@ class SOSMConfig(Section):
             raise ValueError(
                 f"d_model {self.d_model} must be a multiple of attention.n_heads "
                 f"{self.attention.n_heads}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_sees_what_it_predicts(self) -> SOSMConfig:
+        if self.objective == "masked":
+            if self.graph.enabled and self.graph.causal:
+                raise ValueError("an encoder sees both sides: set graph.causal = false")
+            if self.pointer.enabled:
+                raise ValueError(
+                    "the pointer head votes for the next word, which an encoder does not predict: "
+                    "set pointer.enabled = false"
+                )
+            return self
+        if not self.graph.causal:
+            raise ValueError(
+                "a language model needs graph.causal = true: a bidirectional graph would show it "
+                "the words it predicts. Build one with build_graph(state, cfg.graph) instead, or "
+                "an encoder with objective = 'masked'"
+            )
+        if self.moe.routing in CAUSAL_ROUTING:
+            raise ValueError(
+                f"moe.routing = {self.moe.routing!r} weighs each token against later ones, which a "
+                f"language model must not see. {CAUSAL_ROUTING[self.moe.routing]!r} is its causal "
+                "counterpart; an encoder (objective = 'masked') may use it"
             )
         return self
 
@@ -428,4 +481,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "phase1": _PHASE1,
     "phase2": _PHASE2,
     "default": {},
+    "encoder": {
+        "objective": "masked",
+        "graph": {"causal": False},
+        "pointer": {"enabled": False},
+    },
 }

@@ -13,6 +13,7 @@ from state_core.cache import SOSMCache
 from state_core.errors import InputError
 from state_core.graph.neighbors import EdgeKind
 from state_core.graph.token_graph import TokenGraph
+from state_core.layers.moe import Routing
 from state_core.layers.pointer import Votes
 from state_core.state import State
 
@@ -45,7 +46,8 @@ class SOSMOutput:
     """B batch, T tokens, V vocabulary.
 
     loss: mean negative log-likelihood over the labels, None without labels; token_nll [B,T−1]: that
-    of each label (0 where ignored); graph, state: when asked for; aux_loss: what routed layers add.
+    of each label (0 where ignored); graph, state: when asked for; aux_loss: what routed layers add
+    to the loss; routing: what each of them decided, with the usage of its experts.
     """
 
     hidden: Tensor
@@ -57,6 +59,7 @@ class SOSMOutput:
     graph: TokenGraph | None = None
     state: State | None = None
     aux_loss: Tensor | None = None
+    routing: tuple[Routing, ...] = ()
     cache: SOSMCache | None = None
 
     @cached_property

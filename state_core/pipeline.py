@@ -5,8 +5,9 @@ B batch, T new tokens, S tokens known, D model width, r embedding rank, V vocabu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,13 @@ from state_core.adapters.recency import advance, recency
 from state_core.adapters.temporal_adapter import TemporalAdapter
 from state_core.cache import SOSMCache
 from state_core.config import SOSMConfig
-from state_core.errors import InputError
+from state_core.errors import ConfigError, InputError
 from state_core.generation import GenerationMixin
 from state_core.graph.graph_builder import GraphBuilder
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.embedding import FactorisedEmbedding
 from state_core.layers.mlp import SwiGLU
+from state_core.layers.moe import RoutedMLP, Routing
 from state_core.layers.norm import RMSNorm
 from state_core.layers.pointer import PointerHead, Votes, mixture_logits, target_logprob
 from state_core.layers.registry import build_mixer
@@ -35,7 +37,7 @@ IGNORED = -100
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: a mixer over tokens, then a SwiGLU over channels."""
+    """Pre-norm residual block: a mixer over tokens, then a SwiGLU over channels, or experts."""
 
     def __init__(self, config: SOSMConfig, index: int) -> None:
         super().__init__()
@@ -43,41 +45,117 @@ class Block(nn.Module):
         self.mixer = build_mixer(config.layers[index], config, index)
         self.dropout = nn.Dropout(config.dropout)
         self.mlp: nn.Sequential | None = None
-        if config.mlp_hidden:
+        self.routed: RoutedMLP | None = None
+        if config.moe.routing != "none" and index >= config.moe.from_layer:
+            self.routed = RoutedMLP(config)
+        elif config.mlp_hidden:
             norm = RMSNorm(config.d_model)
             self.mlp = nn.Sequential(norm, SwiGLU(config.d_model, config.mlp_hidden))
 
-    def forward(self, x: Tensor, view: LayerView, state: Any) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, view: LayerView, state: Any) -> tuple[Tensor, Any, Routing | None]:
+        """[B,T,D] → [B,T,D], what the next tokens need, and where tokens were routed."""
         y, state = self.mixer(self.mixer_norm(x), view, state)
         x = x + self.dropout(y)
+        routing = None
         if self.mlp is not None:
             x = x + self.dropout(self.mlp(x))
-        return x, state
+        elif self.routed is not None:
+            y, routing = self.routed(x)
+            x = x + self.dropout(y)
+        return x, state, routing
 
 
-class SOSM(GenerationMixin, nn.Module):
-    """The Sparsely Organized Semantic Model; its baselines are the same class, configured without
-    a graph."""
+@dataclass(frozen=True)
+class Encoding:
+    """hidden [B,T,D], after the last norm, and what it was computed with."""
 
-    def __init__(self, config: SOSMConfig) -> None:
+    hidden: Tensor
+    state: State | None
+    graph: TokenGraph | None
+    routing: tuple[Routing, ...]
+
+    @property
+    def aux_loss(self) -> Tensor | None:
+        """What routed layers add to the loss; None without one."""
+        return torch.stack([r.aux_loss for r in self.routing]).sum() if self.routing else None
+
+
+class Backbone(nn.Module):
+    """embed → state → graph → layers → norm: what language models and encoders share."""
+
+    def __init__(self, config: SOSMConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embedding = FactorisedEmbedding(config.vocab_size, config.embed_rank, config.d_model)
+        self.embedding = FactorisedEmbedding(vocab_size, config.embed_rank, config.d_model)
         if config.graph.enabled:
             layout = tuple(config.state.layout)
             self.mu = MUAdapter(config.state, config.embed_rank)
-            self.temporal = TemporalAdapter(config.state, config.vocab_size)
+            self.temporal = TemporalAdapter(config.state, vocab_size)
             width = 4 * len(layout) + config.state.temporal_dim
             self.read_state = nn.Linear(width, config.d_model, bias=False)
             self.graph_builder = GraphBuilder(config.graph, layout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(len(config.layers)))
         self.norm = RMSNorm(config.d_model)
-        self.pointer = (
-            PointerHead(config.d_model, config.pointer.dim) if config.pointer.enabled else None
-        )
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+    def encode(self, ids: Tensor, positions: Tensor, cache: SOSMCache | None = None) -> Encoding:
+        """Hidden states of ids [B,T] at `positions` [B,T]."""
+        codes, x = self.embedding(ids)
+        state, graph = self._build_graph(ids, codes, positions, cache)
+        if state is not None:
+            both = torch.cat([state.semantic.flatten(2), state.temporal], dim=-1)
+            x = x + self.read_state(both)
+        view = build_view(self.config, positions, graph, cache is not None)
+        routing = []
+        for i, block in enumerate(self.blocks):
+            x, routed = self._run(cast(Block, block), i, x, view, cache)
+            routing += [] if routed is None else [routed]
+        return Encoding(self.norm(x), state, graph, tuple(routing))
+
+    def _build_graph(
+        self, ids: Tensor, codes: Tensor, positions: Tensor, cache: SOSMCache | None
+    ) -> tuple[State | None, TokenGraph | None]:
+        if not self.config.graph.enabled:
+            return None, None
+        seen = recency(ids, positions, None if cache is None else cache.recency)
+        semantic, carried = self.mu(codes, seen, None if cache is None else cache.mu)
+        state = State(semantic, self.temporal(ids, seen), self.mu.layout)
+        graph = self.graph_builder(state, None if cache is None else cache.graph)
+        if cache is not None and cache.recency is not None:
+            cache.mu = carried
+            cache.recency = advance(cache.recency, ids, positions)
+        return state, graph
+
+    def _run(
+        self, block: Block, i: int, x: Tensor, view: LayerView, cache: SOSMCache | None
+    ) -> tuple[Tensor, Routing | None]:
+        if cache is not None:
+            x, cache.layers[i], routing = block(x, view, cache.layers[i])
+            return x, routing
+        if block.routed is not None:
+            block.routed.begin_batch()
+        if self.training and self.config.train.activation_checkpointing:
+            x, _, routing = checkpoint(block, x, view, None, use_reentrant=False)
+            return x, routing
+        x, _, routing = block(x, view, None)
+        return x, routing
+
+
+class SOSM(GenerationMixin, Backbone):
+    """The Sparsely Organized Semantic Model; its baselines are the same class, configured without
+    a graph."""
+
+    def __init__(self, config: SOSMConfig) -> None:
+        if config.objective != "next_token":
+            raise ConfigError(
+                f"objective = {config.objective!r} is an encoder's: use SOSMEncoder(config)"
+            )
+        super().__init__(config, config.vocab_size)
+        self.pointer = (
+            PointerHead(config.d_model, config.pointer.dim) if config.pointer.enabled else None
+        )
 
     def new_cache(self, batch_size: int = 1) -> SOSMCache:
         """An empty cache: `out = model(ids, cache=cache)` continues from what it holds."""
@@ -102,17 +180,8 @@ class SOSM(GenerationMixin, nn.Module):
             positions = torch.arange(length, device=input_ids.device).expand(batch, length)
         else:
             positions = cache.advance(length)
-
-        codes, x = self.embedding(input_ids)
-        state, graph = self._build_graph(input_ids, codes, positions, cache)
-        if state is not None:
-            both = torch.cat([state.semantic.flatten(2), state.temporal], dim=-1)
-            x = x + self.read_state(both)
-        view = build_view(self.config, positions, graph, cache is not None)
-        for i, block in enumerate(self.blocks):
-            x = self._run(block, i, x, view, cache)
-        hidden = self.norm(x)
-
+        encoded = self.encode(input_ids, positions, cache)
+        hidden, graph = encoded.hidden, encoded.graph
         votes = self._votes(hidden, graph, input_ids, positions, cache)
         nll, loss = self._loss(hidden, votes, labels)
         return SOSMOutput(
@@ -123,35 +192,11 @@ class SOSM(GenerationMixin, nn.Module):
             loss=loss,
             token_nll=nll,
             graph=graph if return_graph else None,
-            state=state if return_state else None,
+            state=encoded.state if return_state else None,
+            aux_loss=encoded.aux_loss,
+            routing=encoded.routing,
             cache=cache,
         )
-
-    def _build_graph(
-        self, ids: Tensor, codes: Tensor, positions: Tensor, cache: SOSMCache | None
-    ) -> tuple[State | None, TokenGraph | None]:
-        if not self.config.graph.enabled:
-            return None, None
-        seen = recency(ids, positions, None if cache is None else cache.recency)
-        semantic, carried = self.mu(codes, seen, None if cache is None else cache.mu)
-        state = State(semantic, self.temporal(ids, seen), self.mu.layout)
-        graph = self.graph_builder(state, None if cache is None else cache.graph)
-        if cache is not None and cache.recency is not None:
-            cache.mu = carried
-            cache.recency = advance(cache.recency, ids, positions)
-        return state, graph
-
-    def _run(
-        self, block: nn.Module, i: int, x: Tensor, view: LayerView, cache: SOSMCache | None
-    ) -> Tensor:
-        if cache is not None:
-            x, cache.layers[i] = block(x, view, cache.layers[i])
-            return x
-        if self.training and self.config.train.activation_checkpointing:
-            x, _ = checkpoint(block, x, view, None, use_reentrant=False)
-            return x
-        x, _ = block(x, view, None)
-        return x
 
     def _votes(
         self,
@@ -190,16 +235,7 @@ class SOSM(GenerationMixin, nn.Module):
         return nll, nll.sum() / kept.sum().clamp(min=1)
 
     def _check(self, ids: Tensor, labels: Tensor | None, cache: SOSMCache | None) -> None:
-        if ids.dim() != 2 or ids.dtype != torch.int64:
-            raise InputError(f"input_ids must be int64 [B, T], got {ids.dtype} {list(ids.shape)}")
-        if 0 in ids.shape:
-            raise InputError(f"input_ids are empty: {list(ids.shape)}; give at least one token")
-        low, high = (int(v) for v in ids.aminmax())
-        if low < 0 or high >= self.config.vocab_size:
-            raise InputError(
-                f"input_ids hold {low if low < 0 else high}, but the vocabulary has ids 0 to "
-                f"{self.config.vocab_size - 1}"
-            )
+        check_ids(ids, self.config.vocab_size)
         if cache is not None and cache.batch_size != ids.shape[0]:
             raise InputError(
                 f"the cache holds {cache.batch_size} texts, input_ids have {ids.shape[0]}: "
@@ -231,3 +267,17 @@ class SOSM(GenerationMixin, nn.Module):
         from state_core.checkpoint import load_model
 
         return load_model(Path(directory))
+
+
+def check_ids(ids: Tensor, vocab_size: int) -> None:
+    """InputError unless ids are int64 [B,T], not empty, from 0 to vocab_size − 1."""
+    if ids.dim() != 2 or ids.dtype != torch.int64:
+        raise InputError(f"input_ids must be int64 [B, T], got {ids.dtype} {list(ids.shape)}")
+    if 0 in ids.shape:
+        raise InputError(f"input_ids are empty: {list(ids.shape)}; give at least one token")
+    low, high = (int(v) for v in ids.aminmax())
+    if low < 0 or high >= vocab_size:
+        raise InputError(
+            f"input_ids hold {low if low < 0 else high}, but the vocabulary has ids 0 to "
+            f"{vocab_size - 1}"
+        )

@@ -16,12 +16,13 @@ from state_core.layers.positions import split_heads
 from state_core.layers.view import LayerView
 
 
-class CausalAttention(nn.Module):
-    """Softmax attention over all earlier tokens."""
+class DenseAttention(nn.Module):
+    """Softmax attention over all earlier tokens; in an encoder over all."""
 
     def __init__(self, config: SOSMConfig, index: int) -> None:
         super().__init__()
         self.n_heads = config.attention.n_heads
+        self.causal = config.objective == "next_token"
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.heads = AttentionHeads(config, index)
@@ -37,13 +38,14 @@ class CausalAttention(nn.Module):
         mask, bias = None, None
         if view.cached or self.heads.biased:
             distance = view.positions[..., None] - torch.arange(k.shape[1], device=k.device)
-            mask = (distance >= 0)[:, None]
-            bias = self.heads.distance_bias(distance)
+            mask = (distance >= 0)[:, None] | (not self.causal)
+            bias = self.heads.distance_bias(distance.abs())
 
         def attend(q: Tensor, k: Tensor, v: Tensor, heads: slice) -> Tensor:
             seen = mask
             if bias is not None and mask is not None:
                 seen = bias[:, heads].to(q.dtype).masked_fill(~mask, -torch.inf)
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+            causal = self.causal and seen is None
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal)
 
         return self.out(self.heads(attend, q, k, v)), state

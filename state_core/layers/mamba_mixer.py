@@ -8,6 +8,8 @@ B batch, T new tokens, D model width.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from state_core.config import SOSMConfig
@@ -17,19 +19,22 @@ from state_core.layers.view import LayerView
 
 
 class MambaMixer(Mamba2):
-    """A Mamba-2 built from the configuration."""
+    """A Mamba-2 built from the configuration; in an encoder a second one scans the other way."""
 
     def __init__(self, config: SOSMConfig, index: int) -> None:
         mamba = config.mamba
-        super().__init__(
-            config.d_model,
-            d_state=mamba.d_state,
-            d_conv=mamba.d_conv,
-            expand=mamba.expand,
-            headdim=mamba.headdim,
-            ngroups=mamba.ngroups,
-            chunk_size=mamba.chunk_size,
-        )
+        sizes: dict[str, Any] = {
+            "d_state": mamba.d_state,
+            "d_conv": mamba.d_conv,
+            "expand": mamba.expand,
+            "headdim": mamba.headdim,
+            "ngroups": mamba.ngroups,
+            "chunk_size": mamba.chunk_size,
+        }
+        super().__init__(config.d_model, **sizes)
+        self.backwards: Mamba2 | None = None
+        if config.objective == "masked":
+            self.backwards = Mamba2(config.d_model, **sizes)
         self.step: nn.Linear | None = None
         if mamba.topological:
             self.step = nn.Linear(step_width(config.graph), self.n_heads, bias=False)
@@ -39,7 +44,11 @@ class MambaMixer(Mamba2):
         self, x: Tensor, view: LayerView, state: Mamba2State | None
     ) -> tuple[Tensor, Mamba2State]:
         """[B,T,D] → [B,T,D], and the convolution's and the recurrence's state."""
-        if self.step is None:
-            return super().forward(x, state)
-        assert view.step is not None
-        return super().forward(x, state, self.step(view.step.to(x.dtype)))
+        says = None
+        if self.step is not None:
+            assert view.step is not None
+            says = self.step(view.step.to(x.dtype))
+        y, state = super().forward(x, state, says)
+        if self.backwards is not None:
+            y = y + self.backwards(x.flip(1))[0].flip(1)
+        return y, state

@@ -30,7 +30,7 @@ class MixerSpec:
 _MIXERS: dict[str, MixerSpec] = {
     "mamba": MixerSpec("state_core.layers.mamba_mixer:MambaMixer", needs_graph=False),
     "graph_attention": MixerSpec("state_core.layers.graph_attention:GraphAttention", True),
-    "attention": MixerSpec("state_core.layers.attention:CausalAttention", needs_graph=False),
+    "attention": MixerSpec("state_core.layers.attention:DenseAttention", needs_graph=False),
 }
 
 

@@ -58,6 +58,7 @@ def _fit(config: SOSMConfig, mixer: str, depth: int, target: int) -> SOSMConfig 
             "attention.positions": config.attention.positions.removeprefix("graph_"),
             "attention.differential": False,
             "mamba.topological": False,
+            "moe.routing": "none",
             "mlp_hidden": STEP,
         }
     )

@@ -122,6 +122,8 @@ def score_windows(
     autocast: Autocast = nullcontext,
 ) -> Evaluation:
     """The scores alone, without an audit: what a training run watches."""
+    if model.config.objective != "next_token":
+        raise CausalityError("an encoder sees the words it would be scored on")
     if seq_len < 2:
         raise InputError(f"an evaluation needs windows of at least 2 tokens, got {seq_len}")
     device = next(model.parameters()).device

@@ -26,6 +26,8 @@ SMALL: dict[str, Any] = {
     "pointer.dim": 8,
 }
 
+MOE: dict[str, Any] = {"moe.n_experts": 4, "moe.hidden": 12}
+
 FIELDS: dict[str, dict[str, Any]] = {
     "as recommended": {},
     "mutual": {"graph.mutual": True},
@@ -52,6 +54,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "learned mask": {"attention.learned_mask": True},
     "topological Mamba": {"mamba.topological": True},
+    "token choice": {**MOE, "moe.routing": "token_choice", "moe.from_layer": 1},
+    "expert threshold": {**MOE, "moe.routing": "expert_threshold"},
     "checkpointed": {"train.activation_checkpointing": True},
     "dropout": {"dropout": 0.1},
 }
