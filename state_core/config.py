@@ -80,6 +80,17 @@ class GraphConfig(Section):
     """Every token looks at the first `sinks` tokens, so that attention has somewhere to rest."""
     semantic: bool = True
     """Edges to the most similar earlier tokens outside the window."""
+    source: Literal["topk", "lsh"] = "topk"
+    """Where semantic edges come from: the most similar of all earlier tokens, or of those in the
+    same buckets of a locality-sensitive hash, which costs less in long texts."""
+    lsh_tables: int = Field(4, ge=1)
+    """Hash tables: more find more."""
+    lsh_bits: int = Field(6, ge=1, le=30)
+    """Hyperplanes of a table: 2^bits buckets."""
+    lsh_bucket: int = Field(16, ge=1)
+    """Members of a bucket that are read, the most recent."""
+    lsh_structure: float = Field(0.25, ge=0)
+    """Weight in the hash of the blocks of structure, S and P, beside the similarity's blocks."""
     similarity: Literal["blockwise", "full", "projection"] = "blockwise"
     """Weighted cosines of chosen blocks, the cosine of the whole state, or the cosine of a fixed
     orthonormal projection of it."""
@@ -113,6 +124,15 @@ class GraphConfig(Section):
             )
         if any(w < 0 for w in self.block_weights.values()) or not sum(self.block_weights.values()):
             raise ValueError("graph.block_weights must be ≥ 0 and not all zero")
+        return self
+
+    @model_validator(mode="after")
+    def _lsh_reads_the_past(self) -> GraphConfig:
+        if self.source == "lsh" and (self.mutual or not self.causal):
+            raise ValueError(
+                "graph.source = 'lsh' reads a few earlier tokens; graph.mutual compares with every "
+                "later one, and a bidirectional graph looks ahead: use source = 'topk' for both"
+            )
         return self
 
     @property

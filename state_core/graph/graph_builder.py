@@ -14,6 +14,7 @@ from state_core.config import GraphConfig
 from state_core.errors import InputError
 from state_core.graph.adaptive_k import AdaptiveK
 from state_core.graph.graph_stream import GraphStream
+from state_core.graph.lsh import LSH
 from state_core.graph.mutual import keep_mutual
 from state_core.graph.neighbors import assemble_rows
 from state_core.graph.similarity import build_similarity
@@ -30,6 +31,9 @@ class GraphBuilder(nn.Module):
         self.layout = layout
         self.similarity = build_similarity(config, layout)
         self.adaptive_k = AdaptiveK(config) if config.semantic and config.adaptive_k else None
+        self.lsh: LSH | None = None
+        if config.semantic and config.source == "lsh":
+            self.lsh = LSH(config, layout, self.similarity.width)
 
     def forward(self, state: State, stream: GraphStream | None = None) -> TokenGraph:
         """The rows of the tokens of `state`, which follow those that `stream` holds, if any.
@@ -61,11 +65,15 @@ class GraphBuilder(nn.Module):
         cfg = self.config
         if not cfg.semantic:
             return positions.new_full((*positions.shape, 0), -1, dtype=torch.int32)
-        apart = cfg.window + 1
         u, keys = u.detach(), keys.detach()
-        indices, scores = ops.causal_topk(
-            u, cfg.max_k, apart, keys=keys, positions=positions, causal=cfg.causal
-        )
+        if self.lsh is None:
+            indices, scores = ops.causal_topk(
+                u, cfg.max_k, cfg.window + 1, keys=keys, positions=positions, causal=cfg.causal
+            )
+        else:
+            codes = self.lsh.codes(u, state.semantic)
+            every = codes if stream is None else stream.codes.write(codes, positions)
+            indices, scores = self.lsh.topk(u, keys, codes, every, positions)
         k: int | Tensor = cfg.max_k
         if self.adaptive_k is not None:
             wanted = self.adaptive_k(state.semantic.detach(), scores)

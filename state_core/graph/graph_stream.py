@@ -12,7 +12,7 @@ from state_core.row_buffer import RowBuffer
 
 
 class GraphStream:
-    """The features, states and running K-th bests of the tokens read so far.
+    """The features, states, LSH codes and running K-th bests of the tokens read so far.
 
     `builder(state, stream)` appends the tokens of `state` and returns their rows: the same rows,
     bit for bit, that the builder gives for the whole text at once.
@@ -29,6 +29,7 @@ class GraphStream:
         self.features = RowBuffer()
         self.semantic = RowBuffer()
         self.bars = RowBuffer()
+        self.codes = RowBuffer()
 
     def extend(self, u: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Append features [B,T,d] and states [B,T,N,4]; returns the new tokens' positions [B,T] and
@@ -47,4 +48,5 @@ class GraphStream:
         joined.features = RowBuffer.stack([s.features for s in streams])
         joined.semantic = RowBuffer.stack([s.semantic for s in streams])
         joined.bars = RowBuffer.stack([s.bars for s in streams])
+        joined.codes = RowBuffer.stack([s.codes for s in streams])
         return joined

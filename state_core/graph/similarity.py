@@ -29,6 +29,11 @@ class BlockwiseSimilarity(nn.Module):
         share = torch.tensor([w / self.total for w in chosen.values()], dtype=torch.float64)
         self.log_weights = nn.Parameter(share.log(), requires_grad=config.learn_weights)
 
+    @property
+    def width(self) -> int:
+        """How many features d a token has."""
+        return BLOCK_WIDTH * len(self.blocks)
+
     def weights(self) -> Tensor:
         """The weight of each chosen block; positive, with the sum that the config gave."""
         return self.total * self.log_weights.double().softmax(0)
@@ -79,6 +84,11 @@ class StateSimilarity(nn.Module):
             noise = torch.randn(width, projection_dim, generator=generator, dtype=torch.float64)
             basis = torch.linalg.qr(noise).Q
         self.register_buffer("basis", basis)
+
+    @property
+    def width(self) -> int:
+        """How many features d a token has."""
+        return self.basis.shape[1]
 
     def features(self, semantic: Tensor) -> Tensor:
         """[B,S,N,4] → u [B,S,d] with u_i·u_j = sim(i,j)."""

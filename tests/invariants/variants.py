@@ -41,6 +41,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "full similarity": {"graph.similarity": "full"},
     "projected similarity": {"graph.similarity": "projection"},
     "learned block weights": {"graph.learn_weights": True},
+    "buckets": {"graph.source": "lsh", "graph.lsh_bits": 3},
+    "buckets, small": {"graph.source": "lsh", "graph.lsh_tables": 2, "graph.lsh_bucket": 2},
     "other blocks": {"graph.block_weights": {"S": 0.6, "P": 0.2, "X": 0.2}},
     "no pointer": {"pointer.enabled": False},
     "no positions": {"attention.positions": "none"},
