@@ -81,7 +81,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
     """Copy tensors into a model's parameters and buffers; CheckpointError unless they match."""
     own = model_tensors(model)
     problems = [f"{name} is missing" for name in own if name not in tensors]

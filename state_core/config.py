@@ -285,6 +285,8 @@ class SOSMConfig(Section):
     """The mixer of each layer, bottom to top: mamba, graph_attention, attention, …"""
     mlp_hidden: int = Field(384, ge=0)
     """Hidden width of the SwiGLU after each mixer; 0 leaves it out."""
+    linear_rank: int = Field(0, ge=0)
+    """Rank of the layers' matrices, each the product of two where that is smaller; 0: whole."""
     dropout: float = Field(0.0, ge=0, lt=1)
     objective: Literal["next_token", "masked"] = "next_token"
     """What the model learns: the next word, from those before it, or masked words, from both sides

@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "memory": ("hnswlib",),
     "train": ("accelerate", "tokenizers", "tensorboard"),
     "wandb": ("wandb",),
+    "lora": ("peft",),
     "plots": ("plotly",),
     "graph": ("networkx", "torch-geometric"),
     "bench": (

@@ -24,6 +24,7 @@ from state_core.generation import GenerationMixin
 from state_core.graph.graph_builder import GraphBuilder
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.embedding import FactorisedEmbedding
+from state_core.layers.factorised import factorise_linears
 from state_core.layers.mlp import SwiGLU
 from state_core.layers.moe import RoutedMLP, Routing
 from state_core.layers.norm import RMSNorm
@@ -95,6 +96,8 @@ class Backbone(nn.Module):
             self.read_state = nn.Linear(width, config.d_model, bias=False)
             self.graph_builder = GraphBuilder(config.graph, layout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(len(config.layers)))
+        if config.linear_rank:
+            factorise_linears(self.blocks, config.linear_rank)
         self.norm = RMSNorm(config.d_model)
 
     def num_parameters(self) -> int:

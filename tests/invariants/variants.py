@@ -44,6 +44,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "buckets": {"graph.source": "lsh", "graph.lsh_bits": 3},
     "buckets, small": {"graph.source": "lsh", "graph.lsh_tables": 2, "graph.lsh_bucket": 2},
     "other blocks": {"graph.block_weights": {"S": 0.6, "P": 0.2, "X": 0.2}},
+    "low rank": {"linear_rank": 4},
     "no pointer": {"pointer.enabled": False},
     "no positions": {"attention.positions": "none"},
     "alibi": {"attention.positions": "alibi"},
