@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from state_core.checkpoint import load_tensors, model_tensors
 from state_core.errors import ConfigError
 from state_core.layers.factorised import factorise_linears

@@ -13,7 +13,7 @@ from tests.invariants.variants import build, text
 
 pytest.importorskip("peft", reason="needs the extra lora")
 
-from state_core.adapters.lora import Lora  # noqa: E402
+from state_core.adapters.lora import Lora
 
 
 def train(model: SOSM, adapters: Lora, ids: torch.Tensor, steps: int = 15) -> tuple[float, float]:
