@@ -503,9 +503,4 @@ PRESETS: dict[str, dict[str, Any]] = {
     "phase1": _PHASE1,
     "phase2": _PHASE2,
     "default": {},
-    "encoder": {
-        "objective": "masked",
-        "graph": {"causal": False},
-        "pointer": {"enabled": False},
-    },
 }

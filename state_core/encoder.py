@@ -31,7 +31,7 @@ class SOSMEncoder(Backbone):
     def __init__(self, config: SOSMConfig) -> None:
         if config.objective != "masked":
             raise ConfigError(
-                "SOSMEncoder needs objective = 'masked', as SOSMConfig.preset('encoder') has it; "
+                "SOSMEncoder needs objective = 'masked': use SOSMEncoder(encoder_config(config)); "
                 "a language model is SOSM(config)"
             )
         super().__init__(config, config.vocab_size + 1)
@@ -104,6 +104,11 @@ class SOSMEncoder(Backbone):
         from state_core.checkpoint import load_model
 
         return load_model(Path(directory), cls)
+
+
+def encoder_config(config: SOSMConfig) -> SOSMConfig:
+    """`config` for an encoder: masked words, a bidirectional graph, no pointer to the next word."""
+    return config.override({"objective": "masked", "graph.causal": False, "pointer.enabled": False})
 
 
 def mask_tokens(

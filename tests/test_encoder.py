@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from state_core import SOSM, SOSMConfig, SOSMEncoder, audit_causality
-from state_core.encoder import mask_tokens
+from state_core.encoder import encoder_config, mask_tokens
 from state_core.errors import CausalityError, CheckpointError, ConfigError, InputError
 from state_core.training.evaluate import score_windows
 from tests.invariants.variants import SMALL, text
 
+MASKED = encoder_config(SOSMConfig.preset("default"))
 LAYERS: dict[str, dict[str, Any]] = {
     "mamba": {"layers": ["mamba"]},
     "graph attention": {"layers": ["graph_attention"]},
@@ -29,7 +30,7 @@ LAYERS: dict[str, dict[str, Any]] = {
 
 def encoder(seed: int = 0, **values: Any) -> SOSMEncoder:
     torch.manual_seed(seed)
-    return SOSMEncoder(SOSMConfig.preset("encoder").override({**SMALL, **values})).eval()
+    return SOSMEncoder(MASKED.override({**SMALL, **values})).eval()
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -109,15 +110,14 @@ def test_it_neither_generates_nor_has_a_perplexity() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    masked = SOSMConfig.preset("encoder")
     with pytest.raises(ConfigError, match="SOSMEncoder"):
-        SOSM(masked)
+        SOSM(MASKED)
     with pytest.raises(ConfigError, match="objective"):
         SOSMEncoder(SOSMConfig.preset("default"))
     with pytest.raises(ConfigError, match=r"graph\.causal = false"):
-        masked.override({"graph.causal": True})
+        MASKED.override({"graph.causal": True})
     with pytest.raises(ConfigError, match=r"pointer\.enabled"):
-        masked.override({"pointer.enabled": True})
+        MASKED.override({"pointer.enabled": True})
     model = encoder(layers=["mamba"])
     with pytest.raises(InputError, match="ids 0 to 53"):
         model(torch.tensor([[54]]))

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from state_core import SOSM, SOSMConfig
+from state_core.config import CAUSAL_ROUTING
+from state_core.encoder import encoder_config
 from state_core.errors import ConfigError
 from state_core.layers.experts import Experts
 from state_core.layers.moe import ROUTERS, Routing, capacity
@@ -17,8 +19,9 @@ SIZES = {"moe.n_experts": 4, "moe.per_token": 2, "moe.hidden": 12, "moe.slots": 
 
 
 def router(routing: str, **values: object) -> nn.Module:
-    base = "encoder" if routing in ("soft", "expert_choice") else "default"
-    config = SOSMConfig.preset(base).override({**SMALL, **SIZES, "moe.routing": routing, **values})
+    base = SOSMConfig.preset("default")
+    base = encoder_config(base) if routing in CAUSAL_ROUTING else base
+    config = base.override({**SMALL, **SIZES, "moe.routing": routing, **values})
     torch.manual_seed(0)
     return ROUTERS[routing](config).double()
 
