@@ -81,7 +81,8 @@ def audit_causality(model: SOSM, length: int | None = None, seed: int = 0) -> Ca
     """
     if model.config.objective != "next_token":
         raise CausalityError("an encoder sees both sides of a word: it has no perplexity to gate")
-    length = length or 2 * max(CHUNK, model.config.mamba.chunk_size) + 9
+    chunks = CHUNK, model.config.mamba.chunk_size, model.config.graph.chunk
+    length = length or 2 * max(chunks) + 9
     prefixes = _prefixes(model.config, length)
     ids = _probe(model, prefixes, length, seed)
     findings = []
@@ -100,7 +101,7 @@ def audit_causality(model: SOSM, length: int | None = None, seed: int = 0) -> Ca
 
 def _prefixes(config: SOSMConfig, length: int) -> list[int]:
     borders = {1, 2, config.graph.window, config.graph.window + 1, config.state.local_width, length}
-    for step in (CHUNK, config.mamba.chunk_size):
+    for step in (CHUNK, config.mamba.chunk_size, config.graph.chunk):
         borders |= set(range(step, length, step))
     around = {border + offset for border in borders for offset in (-1, 0, 1)}
     return sorted(prefix for prefix in around if 1 <= prefix < length)
@@ -136,6 +137,14 @@ def _parts(out: SOSMOutput) -> dict[str, Tensor]:
             "graph.kinds": torch.where(out.graph.neighbors >= 0, out.graph.kinds, -1),
             "graph.weights": out.graph.weights,
         }
+        made = {
+            "graph.gates": out.graph.log_gates,
+            "graph.refused": None if out.graph.refused is None else out.graph.refused.neighbors,
+            "graph.coordinates": out.graph.coordinates,
+            "graph.degree": out.graph.degree,
+            "graph.walk": out.graph.walk,
+        }
+        parts |= {name: values for name, values in made.items() if values is not None}
     parts |= {f"routing.{n}": routed.gates for n, routed in enumerate(out.routing)}
     if out.votes is not None:
         parts |= {"pointer.words": out.votes.words, "pointer.shares": out.votes.log_share.exp()}

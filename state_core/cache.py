@@ -18,6 +18,8 @@ from state_core.config import SOSMConfig
 from state_core.graph.graph_stream import GraphStream
 from state_core.row_buffer import RowBuffer
 
+CARRIED = ("lengths", "layers", "ids", "pointer_keys", "recency", "mu", "graph")
+
 
 class SOSMCache:
     """Continue a text with `model(ids, cache=cache)`; the cache is updated in place."""
@@ -50,9 +52,17 @@ class SOSMCache:
     def stack(cls, caches: Sequence[SOSMCache]) -> SOSMCache:
         """Join the rows of several caches into one batch."""
         joined = cls(caches[0].config, 0, caches[0].lengths.device)
-        for name in ("lengths", "layers", "ids", "pointer_keys", "recency", "mu", "graph"):
+        for name in CARRIED:
             setattr(joined, name, _stack([getattr(cache, name) for cache in caches]))
         return joined
+
+    def snapshot(self) -> SOSMCache:
+        """A copy that what is read from now on does not change. What is written once per token is
+        shared, not copied."""
+        copy = SOSMCache(self.config, 0, self.lengths.device)
+        for name in CARRIED:
+            setattr(copy, name, _snapshot(getattr(self, name)))
+        return copy
 
 
 def _stack(parts: Sequence[Any]) -> Any:
@@ -68,3 +78,17 @@ def _stack(parts: Sequence[Any]) -> Any:
         columns = {f.name: _stack([getattr(p, f.name) for p in parts]) for f in fields(first)}
         return type(first)(**columns)
     return type(first).stack(parts)
+
+
+def _snapshot(part: Any) -> Any:
+    """A state as it is now, whatever it is made of."""
+    if part is None:
+        return None
+    if isinstance(part, Tensor):
+        # A view would keep all of what it was cut from.
+        return part.clone()
+    if isinstance(part, list):
+        return [_snapshot(one) for one in part]
+    if is_dataclass(part) and not isinstance(part, type):
+        return type(part)(**{f.name: _snapshot(getattr(part, f.name)) for f in fields(part)})
+    return part.snapshot()

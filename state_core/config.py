@@ -113,8 +113,27 @@ class GraphConfig(Section):
     successor: bool = False
     """For a semantic edge i→j also i→j+1: what followed last time. Off: the pointer head says the
     same, and beside it these edges changed nothing (experiments/quickstart_ablation.py)."""
+    temporal_gate: bool = False
+    """Semantic edges must pass a learned gate on when their two tokens are due:
+    (sim > tau_mu and gate > tau_temp) or sim > tau_high."""
+    tau_mu: float = 0.15
+    """Similarity that an edge needs besides its gate."""
+    tau_temp: float = Field(0.3, ge=0, le=1)
+    """Gate, between 0 and 1, that an edge needs besides its similarity."""
+    tau_high: float = 0.9
+    """Similarity that needs no gate; one in ten of a text's best similarities is higher."""
+    shortcuts: Literal["none", "betweenness", "random", "fibonacci"] = "none"
+    """Edges across the text: to the bridges of the finished prefix (most shortest paths run through
+    them), to tokens drawn evenly, or a Fibonacci number of tokens back."""
+    shortcut_count: int = Field(4, ge=1)
+    """Shortcuts of a token."""
+    chunk: int = Field(64, ge=1)
+    """Tokens between borders, where bridges and landmarks are chosen from the finished prefix."""
     landmarks: int = Field(0, ge=0, le=64)
     """Landmarks of a text, at most; a token's distances to them are its coordinates. 0: none."""
+    encoding: Literal["none", "degree", "random_walk"] = "none"
+    """What of a token's place in the graph is added to its embedding: how many edges it and those
+    it looks at have, or how likely a walk from it is to come back (zero-initialised)."""
 
     @model_validator(mode="after")
     def _bounds_of_k_are_ordered(self) -> GraphConfig:
@@ -127,6 +146,28 @@ class GraphConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _walks_are_causal(self) -> GraphConfig:
+        if self.encoding == "random_walk" and not self.causal:
+            raise ValueError(
+                "graph.encoding = random_walk walks in each token's past, and needs graph.causal: "
+                "of a bidirectional graph ops.random_walk_pe tells the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_has_edges_and_a_say(self) -> GraphConfig:
+        if not self.temporal_gate:
+            return self
+        if not self.semantic:
+            raise ValueError("graph.temporal_gate judges semantic edges, but graph.semantic is off")
+        if self.tau_mu > self.tau_high:
+            raise ValueError(
+                f"graph needs tau_mu ≤ tau_high, got {self.tau_mu} and {self.tau_high}: an edge "
+                "similar enough to need no gate would fail for want of similarity"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _lsh_reads_the_past(self) -> GraphConfig:
         if self.source == "lsh" and (self.mutual or not self.causal):
             raise ValueError(
@@ -134,6 +175,23 @@ class GraphConfig(Section):
                 "later one, and a bidirectional graph looks ahead: use source = 'topk' for both"
             )
         return self
+
+    @property
+    def needs_degree(self) -> bool:
+        """Whether tokens are told how much is looked at: by the encoding, or beside landmarks."""
+        return self.encoding == "degree" or self.landmarks > 0
+
+    @property
+    def needs_structure(self) -> bool:
+        """Whether anything is made of the graph's shape."""
+        return self.shortcuts != "none" or self.needs_degree or self.needs_rows
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the rows of earlier tokens must be at hand, as a graph to search."""
+        return (
+            self.shortcuts == "betweenness" or self.landmarks > 0 or self.encoding == "random_walk"
+        )
 
     @property
     def max_k(self) -> int:
@@ -497,10 +555,27 @@ _PHASE2: dict[str, Any] = _merge(
     _PHASE1, {"graph": {"similarity": "blockwise", "adaptive_k": True}}
 )
 
+_PHASE3: dict[str, Any] = _merge(
+    _PHASE2, {"graph": {"temporal_gate": True, "shortcuts": "betweenness"}}
+)
+_PHASE4: dict[str, Any] = _merge(_PHASE3, {"attention": {"multi_block": True}})
+_PHASE6: dict[str, Any] = _merge(
+    _PHASE4,
+    {
+        "layers": ("mamba", "mamba", "graph_attention", "mamba", "mamba"),
+        "graph": {"landmarks": 16},
+        "attention": {"differential": True, "positions": "graph_rope"},
+        "mamba": {"topological": True},
+    },
+)
+
 PRESETS: dict[str, dict[str, Any]] = {
     "baseline": {**_NO_GRAPH, "layers": ("attention",) * 6},
     "mamba2": {**_NO_GRAPH, "layers": ("mamba",) * 4},
     "phase1": _PHASE1,
     "phase2": _PHASE2,
+    "phase3": _PHASE3,
+    "phase4": _PHASE4,
+    "phase6": _PHASE6,
     "default": {},
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from state_core.cache import SOSMCache
 from state_core.errors import InputError
+from state_core.graph.graph_cache import GraphCache
 
 if TYPE_CHECKING:
     from state_core.output import SOSMOutput
@@ -35,19 +36,22 @@ class GenerationMixin:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        prefixes: GraphCache | None = None,
     ) -> Tensor | list[Tensor]:
         """Continue prompts [B,T], or a list of prompts of any lengths; the prompt is included.
 
         temperature 0 takes the likeliest token; top_k keeps that many, top_p the fewest whose
         probability reaches it. seed makes each text's sampling its own: a text's continuation does
-        not depend on the others in the batch. Returns [B,T+n], or a list for a list.
+        not depend on the others in the batch. prefixes: where prompts that begin alike find what
+        was read before. Returns [B,T+n], or a list for a list.
         """
         prompts = [torch.as_tensor(p, dtype=torch.int64).flatten() for p in input_ids]
         _check(prompts, max_new_tokens, temperature, top_k, top_p)
         was_training = self.training
         self.train(False)
         try:
-            rows = self._continue(prompts, max_new_tokens, temperature, top_k, top_p, seed)
+            read = self._read(prompts, prefixes)
+            rows = self._continue(prompts, *read, max_new_tokens, temperature, top_k, top_p, seed)
         finally:
             self.train(was_training)
         return torch.stack(rows) if isinstance(input_ids, Tensor) else rows
@@ -55,13 +59,14 @@ class GenerationMixin:
     def _continue(
         self,
         prompts: list[Tensor],
+        cache: SOSMCache,
+        log_p: Tensor,
         max_new_tokens: int,
         temperature: float,
         top_k: int | None,
         top_p: float | None,
         seed: int | None,
     ) -> list[Tensor]:
-        cache, log_p = self._read(prompts)
         generators = [_generator(seed, b, log_p.device) for b in range(len(prompts))]
         tokens: list[Tensor] = []
         for step in range(max_new_tokens):
@@ -84,12 +89,16 @@ class GenerationMixin:
             torch.cat([prompt, row.to(prompt)]) for prompt, row in zip(prompts, new, strict=True)
         ]
 
-    def _read(self, prompts: list[Tensor]) -> tuple[SOSMCache, Tensor]:
+    def _read(self, prompts: list[Tensor], prefixes: GraphCache | None) -> tuple[SOSMCache, Tensor]:
         """Read prompts of any lengths: a cache of all of them, and the next token's log p [B,V]."""
         caches, logits = [], []
         for prompt in prompts:
             cache = self.new_cache()
-            out = self(prompt[None].to(cache.lengths.device), cache=cache)
+            ids = prompt[None].to(cache.lengths.device)
+            if prefixes is None:
+                out = self(ids, cache=cache)
+            else:
+                cache, out = prefixes.read(self, ids)
             caches.append(cache)
             logits.append(out.last_logits)
         return SOSMCache.stack(caches), torch.cat(logits)

@@ -22,9 +22,11 @@ from state_core.config import SOSMConfig
 from state_core.errors import ConfigError, InputError
 from state_core.generation import GenerationMixin
 from state_core.graph.graph_builder import GraphBuilder
+from state_core.graph.neighbors import kind_count
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.embedding import FactorisedEmbedding
 from state_core.layers.factorised import factorise_linears
+from state_core.layers.graph_encoding import build_encoding
 from state_core.layers.mlp import SwiGLU
 from state_core.layers.moe import RoutedMLP, Routing
 from state_core.layers.norm import RMSNorm
@@ -91,10 +93,13 @@ class Backbone(nn.Module):
         if config.graph.enabled:
             layout = tuple(config.state.layout)
             self.mu = MUAdapter(config.state, config.embed_rank)
-            self.temporal = TemporalAdapter(config.state, vocab_size)
+            self.temporal = TemporalAdapter(
+                config.state, vocab_size, exact=config.graph.temporal_gate
+            )
             width = 4 * len(layout) + config.state.temporal_dim
             self.read_state = nn.Linear(width, config.d_model, bias=False)
-            self.graph_builder = GraphBuilder(config.graph, layout)
+            self.graph_builder = GraphBuilder(config.graph, layout, config.state.temporal_dim)
+            self.encoding = build_encoding(config.graph, config.d_model)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(len(config.layers)))
         if config.linear_rank:
             factorise_linears(self.blocks, config.linear_rank)
@@ -110,6 +115,8 @@ class Backbone(nn.Module):
         if state is not None:
             both = torch.cat([state.semantic.flatten(2), state.temporal], dim=-1)
             x = x + self.read_state(both)
+        if graph is not None and self.encoding is not None:
+            x = x + self.encoding(graph)
         view = build_view(self.config, positions, graph, cache is not None)
         routing = []
         for i, block in enumerate(self.blocks):
@@ -156,9 +163,10 @@ class SOSM(GenerationMixin, Backbone):
                 f"objective = {config.objective!r} is an encoder's: use SOSMEncoder(config)"
             )
         super().__init__(config, config.vocab_size)
-        self.pointer = (
-            PointerHead(config.d_model, config.pointer.dim) if config.pointer.enabled else None
-        )
+        self.pointer: PointerHead | None = None
+        if config.pointer.enabled:
+            kinds = kind_count(config.graph)
+            self.pointer = PointerHead(config.d_model, config.pointer.dim, kinds)
 
     def new_cache(self, batch_size: int = 1) -> SOSMCache:
         """An empty cache: `out = model(ids, cache=cache)` continues from what it holds."""

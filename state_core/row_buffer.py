@@ -38,6 +38,15 @@ class RowBuffer:
         """All values written so far, [B,S,...]; empty ones shaped as `like` if there are none."""
         return like[:, :0] if self._data is None else self._data[:, : self.size]
 
+    def snapshot(self) -> RowBuffer:
+        """The values written so far, not copied: whoever writes on, here or there, does so into
+        memory of its own. For values that are written once."""
+        return RowBuffer(None if self._data is None else self._data[:, : self.size])
+
+    def copy(self) -> RowBuffer:
+        """The values written so far, copied."""
+        return RowBuffer(None if self._data is None else self._data[:, : self.size].clone())
+
     def _reserve(self, size: int, like: Tensor) -> None:
         held = 0 if self._data is None else self._data.shape[1]
         if size <= held:

@@ -66,9 +66,9 @@ def leak_in_topk(patch: pytest.MonkeyPatch, model: SOSM) -> None:
 
 
 def leak_in_successors(patch: pytest.MonkeyPatch, model: SOSM) -> None:
-    def later(f: Any, chosen: Tensor, positions: Tensor, config: Any, length: int) -> Any:
-        last = torch.full_like(positions, length - 1)
-        neighbors, counts, kinds = f(chosen, positions, config, length)
+    def later(f: Any, parts: Any, shortcuts: Any, positions: Tensor, *rest: Any) -> Any:
+        neighbors, counts, kinds = f(parts, shortcuts, positions, *rest)
+        last = torch.full_like(positions, rest[-1] - 1)
         neighbors = torch.where(neighbors == positions[..., None], last[..., None], neighbors)
         return neighbors.to(torch.int32), counts, kinds
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from state_core import SOSM
 from state_core.config import PRESETS, SOSMConfig, parse_overrides
 from state_core.errors import ConfigError
 
@@ -30,6 +31,24 @@ def test_presets_are_what_they_say() -> None:
     assert phase2.graph.adaptive_k
     assert not phase2.pointer.enabled
     assert SOSMConfig.preset("default").pointer.enabled
+    phase3, phase6 = SOSMConfig.preset("phase3"), SOSMConfig.preset("phase6")
+    assert phase3.graph.temporal_gate
+    assert phase3.graph.shortcuts == "betweenness"
+    assert phase6.graph.landmarks
+    assert phase6.layers.count("mamba") == 4 * phase6.layers.count("graph_attention")
+
+
+def test_parts_that_are_off_leave_no_trace_in_the_model() -> None:
+    """What the default is made of stays as it was before they came: names, shapes, no more."""
+    small = {"vocab_size": 50, "d_model": 32, "layers": ["graph_attention"]}
+    plain = SOSM(SOSMConfig.preset("default").override(small)).state_dict()
+    assert not any("graph_builder.gate" in name or "encoding" in name for name in plain)
+    assert plain["blocks.0.mixer.kind_bias"].shape == (4, 4)
+    assert plain["pointer.kind_bias"].shape == (4,)
+    parts = {"graph.temporal_gate": True, "graph.shortcuts": "random", "graph.encoding": "degree"}
+    full = SOSM(SOSMConfig.preset("default").override({**small, **parts})).state_dict()
+    assert full.keys() > plain.keys()
+    assert full["blocks.0.mixer.kind_bias"].shape == (5, 4)
 
 
 def test_override_and_frozen() -> None:

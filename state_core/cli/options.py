@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 Preset = Annotated[
     str | None,
-    typer.Option(help="default, phase1, phase2, baseline (a transformer) or mamba2."),
+    typer.Option(
+        help="default, phase1, phase2, phase3, phase4, phase6, baseline (a transformer) or mamba2."
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A .toml or .json file; its key preset is the base.")

@@ -123,7 +123,8 @@ def _row(graph: TokenGraph, pieces: list[str], token: int) -> Table:
 
     table = _table(f"Token {token}, “{_shown(pieces[token])}”, looks at")
     explained = [graph.explain(0, token, j) for j in graph.rows(0, token).neighbors.tolist()]
-    order = [EdgeKind.SEMANTIC, EdgeKind.SUCCESSOR, EdgeKind.SEQUENTIAL, EdgeKind.SINK]
+    first = [EdgeKind.SEMANTIC, EdgeKind.SUCCESSOR, EdgeKind.SHORTCUT, EdgeKind.SEQUENTIAL]
+    order = [*first, EdgeKind.SINK]
     for edge in sorted(explained, key=lambda e: (order.index(e.kind), -e.weight)):
         _add_edge(table, edge, pieces)
     return table

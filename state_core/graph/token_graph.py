@@ -39,6 +39,8 @@ class EdgeProvenance:
     """For a semantic edge: 1 is the row's best."""
     via: int | None
     """For a successor edge: the semantic neighbour that `target` follows."""
+    gate: float | None = None
+    """For a semantic edge of a gated graph: what the TEMPORAL gate gives it, in (0, 1)."""
 
     @property
     def dominant(self) -> str:
@@ -57,9 +59,12 @@ class EdgeProvenance:
                 return "one of the first tokens, which every token looks at"
             case EdgeKind.SUCCESSOR:
                 return f"it followed token {self.via}, a semantic neighbour"
+            case EdgeKind.SHORTCUT:
+                return "a shortcut across the text"
+        gated = "" if self.gate is None else f", gate {self.gate:.2f}"
         return (
             f"number {self.rank} in similarity ({self.weight:+.3f}), "
-            f"most of it from block {self.dominant}"
+            f"most of it from block {self.dominant}{gated}"
         )
 
     def __str__(self) -> str:
@@ -81,8 +86,13 @@ class TokenGraph:
     """The rows of the tokens at `positions` [B,T], padded to E edges, and what explains them.
 
     neighbors [B,T,E] int32 (−1 pads), counts [B,T] int32, kinds [B,T,E] int8, weights [B,T,E] (the
-    similarity of the edge's ends), semantic [B,S,N,4]: the states of all tokens known, coordinates
-    [B,S,L] int32: their distances to the landmarks (−1 unreached), None without landmarks.
+    similarity of the edge's ends), semantic [B,S,N,4]: the states of all tokens known.
+
+    What the configuration asks for, None otherwise: log_gates [B,T,E] of the TEMPORAL gate, 0 for
+    edges that it does not judge, and `refused`, the graph of the edges that it turned down;
+    coordinates [B,S,L] int32, hops to the landmarks known when each token was read, −1 for
+    unreached or not chosen yet; degree [B,T,2] int32, a token's edges, and the most semantic edges
+    that led before it to a token that it looks at; walk [B,T,steps], return probabilities.
     """
 
     neighbors: Tensor
@@ -94,7 +104,11 @@ class TokenGraph:
     layout: tuple[str, ...]
     similarity: BlockwiseSimilarity | StateSimilarity
     causal: bool = True
+    log_gates: Tensor | None = None
+    refused: TokenGraph | None = None
     coordinates: Tensor | None = None
+    degree: Tensor | None = None
+    walk: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -137,6 +151,13 @@ class TokenGraph:
         return self.weights[self._mask]
 
     @property
+    def gate(self) -> Tensor:
+        """[M]: what the TEMPORAL gate gives each edge, in (0, 1); 1 where it does not judge."""
+        if self.log_gates is None:
+            return torch.ones_like(self.weight)
+        return self.log_gates[self._mask].exp()
+
+    @property
     @torch.no_grad()
     def contributions(self) -> Tensor:
         """[M,N]: each block's share of each edge's weight, computed when asked for; the shares add
@@ -155,7 +176,7 @@ class TokenGraph:
     @torch.no_grad()
     def explain(self, b: int, i: int, j: int) -> EdgeProvenance:
         """Why token i of text b looks at token j; InputError if it does not."""
-        row = self.rows(b, i)
+        t, row = self._row_number(b, i), self.rows(b, i)
         found = (row.neighbors == j).nonzero()
         if not len(found):
             raise InputError(
@@ -168,6 +189,9 @@ class TokenGraph:
         ends, zero = self.semantic[b : b + 1, [i, j]], row.neighbors.new_zeros(1, 1)
         shares = self.similarity.contributions(ends, zero.long(), zero[..., None] + 1, zero + 1)
         before = int((row.kinds[:e] == EdgeKind.SEMANTIC).sum())
+        gate = None
+        if self.log_gates is not None and kind is EdgeKind.SEMANTIC:
+            gate = float(self.log_gates[b, t, e].exp())
         return EdgeProvenance(
             source=i,
             target=j,
@@ -176,6 +200,7 @@ class TokenGraph:
             contributions=dict(zip(self.layout, shares[0, 0, 0].tolist(), strict=True)),
             rank=before + 1 if kind is EdgeKind.SEMANTIC else None,
             via=j - 1 if kind is EdgeKind.SUCCESSOR else None,
+            gate=gate,
         )
 
     def subgraph(
@@ -228,6 +253,7 @@ class TokenGraph:
             neighbors=torch.where(mask, self.neighbors, -1).gather(-1, order),
             kinds=self.kinds.gather(-1, order),
             weights=torch.where(mask, self.weights, 0).gather(-1, order),
+            log_gates=None if self.log_gates is None else self.log_gates.gather(-1, order),
             counts=mask.sum(-1, dtype=torch.int32),
         )
 

@@ -1,8 +1,8 @@
 """Attention over the edges of the token graph.
 
-The bias of an edge is a_h·sim + kind bias, per head, so that similarity trains through attention;
-ALiBi and Graph-ALiBi take slope·distance from it, multi-block heads and the learned mask hide
-edges.
+The bias of an edge is a_h·sim + kind bias, per head, plus the log of its TEMPORAL gate if there is
+one, so that similarity and gate train through attention; ALiBi and Graph-ALiBi take slope·distance
+from it, multi-block heads and the learned mask hide edges.
 B batch, T new tokens, S tokens known, H heads, D head width, E edges of a row.
 """
 
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from state_core import ops
 from state_core.config import SOSMConfig
-from state_core.graph.neighbors import EdgeKind
+from state_core.graph.neighbors import kind_count
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.attention_heads import AttentionHeads
 from state_core.layers.block_heads import UNSEEN, head_blocks, unseen
 from state_core.layers.kv_cache import KVCache
 from state_core.layers.learned_mask import LearnedMask, straight_through
 from state_core.layers.positions import split_heads
+from state_core.layers.straight_through import teach_refused
 from state_core.layers.view import LayerView
 
 
@@ -33,7 +34,7 @@ class GraphAttention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.similarity_scale = nn.Parameter(torch.ones(self.n_heads))
-        self.kind_bias = nn.Parameter(torch.zeros(len(EdgeKind), self.n_heads))
+        self.kind_bias = nn.Parameter(torch.zeros(kind_count(config.graph), self.n_heads))
         self.heads = AttentionHeads(config, index)
         self.mask = LearnedMask(self.n_heads) if config.attention.learned_mask else None
         self.blocks: Tensor | None
@@ -50,15 +51,25 @@ class GraphAttention(nn.Module):
         if view.cached:
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
-        bias = open_bias = self.edge_bias(view)
-        soft = None
+        bias = self.edge_bias(view)
+        if graph.log_gates is not None:
+            bias = bias + graph.log_gates[:, None]
+        open_bias, soft = bias, None
         if self.mask is not None:
             ignored, soft = self.mask(graph)
             bias = bias.masked_fill(ignored, UNSEEN)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, heads: slice) -> Tensor:
-            y = ops.graph_attention(q, k, v, graph.neighbors, graph.counts, bias=bias[:, heads])
-            if soft is None or not torch.is_grad_enabled():
+            y, lse = ops.graph_attention(
+                q, k, v, graph.neighbors, graph.counts, bias=bias[:, heads], return_lse=True
+            )
+            if not torch.is_grad_enabled():
+                return y
+            if view.refused is not None:
+                assert view.refused.graph is not None
+                refused_bias = self.edge_bias(view.refused)[:, heads]
+                y = teach_refused(y, lse, q, k, v, view.refused.graph, refused_bias)
+            if soft is None:
                 return y
             q, k, v = q.detach(), k.detach(), v.detach()
             softly = open_bias[:, heads].detach() + soft[:, heads].to(bias.dtype)
@@ -69,13 +80,11 @@ class GraphAttention(nn.Module):
         return self.out(self.heads(attend, q, k, v)), state
 
     def edge_bias(self, view: LayerView) -> Tensor:
-        """What the graph says of each edge, [B,H,T,E]."""
+        """What the graph says of each edge, but for its gate: [B,H,T,E]."""
         assert view.graph is not None
         graph = view.graph
-        bias = (
-            graph.weights[..., None] * self.similarity_scale
-            + kind_indicator(graph) @ self.kind_bias
-        )
+        kinds = kind_indicator(graph, len(self.kind_bias))
+        bias = graph.weights[..., None] * self.similarity_scale + kinds @ self.kind_bias
         bias = bias.permute(0, 3, 1, 2)
         far = self.heads.distance_bias(self._distance(view))
         bias = bias if far is None else bias + far.to(bias.dtype)
@@ -93,8 +102,8 @@ class GraphAttention(nn.Module):
         return (view.positions[..., None] - view.graph.neighbors).abs()
 
 
-def kind_indicator(graph: TokenGraph) -> Tensor:
-    """1 where an edge is of a kind, [B,T,E,kinds]: a product with it has a cheap gradient, where
+def kind_indicator(graph: TokenGraph, count: int) -> Tensor:
+    """1 where an edge is of a kind, [B,T,E,count]: a product with it has a cheap gradient, where
     indexing by kind would scatter."""
-    kinds = torch.arange(len(EdgeKind), device=graph.kinds.device, dtype=graph.kinds.dtype)
+    kinds = torch.arange(count, device=graph.kinds.device, dtype=graph.kinds.dtype)
     return (graph.kinds[..., None] == kinds).to(graph.weights.dtype)

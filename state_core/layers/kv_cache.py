@@ -20,6 +20,12 @@ class KVCache:
         """Append [B,T,H,D] at `positions` [B,T]; returns all keys and values [B,S,H,D]."""
         return self.keys.write(k, positions), self.values.write(v, positions)
 
+    def snapshot(self) -> KVCache:
+        """A copy that what is read from now on does not change."""
+        copy = KVCache()
+        copy.keys, copy.values = self.keys.snapshot(), self.values.snapshot()
+        return copy
+
     @classmethod
     def stack(cls, caches: Sequence[KVCache]) -> KVCache:
         """Join the rows of several caches into one batch."""

@@ -1,7 +1,8 @@
 """The pointer head: the graph's edges vote for the word that followed their target.
 
 p(w | ≤ i) = λ_0·softmax(logits)[w] + Σ_e λ_e·[the token after j_e is w], over the row's edges to
-earlier tokens, with (λ_0, λ_e…) = softmax([s(h_i), q_i·k_{j_e}/√d + β·sim_e + kind bias]).
+earlier tokens, with (λ_0, λ_e…) = softmax([s(h_i), q_i·k_{j_e}/√d + β·sim_e + kind bias]), to which
+an edge that passed the TEMPORAL gate adds its log gate.
 Pointer networks over retrieved positions; cf. pointer sentinel mixtures (arXiv 1609.07843).
 
 B batch, T tokens, S tokens known, E edges of a row, D model width, d pointer width, V vocabulary.
@@ -16,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from state_core import ops
-from state_core.graph.neighbors import EdgeKind
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.graph_attention import kind_indicator
 
@@ -33,13 +33,14 @@ class Votes:
 class PointerHead(nn.Module):
     """Shares the prediction between the vocabulary head and the edges of the row."""
 
-    def __init__(self, d_model: int, dim: int) -> None:
+    def __init__(self, d_model: int, dim: int, kinds: int) -> None:
+        """kinds: how many kinds of edges the graph has."""
         super().__init__()
         self.query = nn.Linear(d_model, dim, bias=False)
         self.key = nn.Linear(d_model, dim, bias=False)
         self.vocabulary = nn.Linear(d_model, 1)
         self.similarity_scale = nn.Parameter(torch.tensor(4.0))
-        self.kind_bias = nn.Parameter(torch.zeros(len(EdgeKind)))
+        self.kind_bias = nn.Parameter(torch.zeros(kinds))
         # At first the vocabulary head speaks: untrained edges must earn their share.
         nn.init.zeros_(self.vocabulary.weight)
         nn.init.constant_(self.vocabulary.bias, 6.0)
@@ -48,9 +49,10 @@ class PointerHead(nn.Module):
         """Votes for hidden states [B,T,D], given the pointer keys [B,S,d] and ids [B,S] known."""
         q = self.query(hidden) * keys.shape[-1] ** -0.5
         edges = ops.edge_scores(q, graph.neighbors, graph.counts, keys=keys).float()
-        edges = (
-            edges + self.similarity_scale * graph.weights + kind_indicator(graph) @ self.kind_bias
-        )
+        kinds = kind_indicator(graph, len(self.kind_bias))
+        edges = edges + self.similarity_scale * graph.weights + kinds @ self.kind_bias
+        if graph.log_gates is not None:
+            edges = edges + graph.log_gates
         votes = voting_edges(graph)
         edges = torch.where(votes, edges, -torch.inf)
         log_share = torch.cat([self.vocabulary(hidden).float(), edges], dim=-1).log_softmax(-1)

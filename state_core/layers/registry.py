@@ -3,8 +3,9 @@
 A mixer is a module built as `Mixer(config, index)` and called as
 `mixer(x [B,T,D], view, state) -> (y [B,T,D], state)`: `view` is what the layers see of the graph
 and of the tokens' positions (`layers.view.LayerView`), `state` is what the mixer carries from token
-to token (None at the start of a text). A registered mixer joins the configuration, the invariant
-tests and the causality audit.
+to token (None at the start of a text): tensors, lists or dataclasses of them that are never changed
+in place, or an object with `stack` and `snapshot`. A registered mixer joins the configuration, the
+invariant tests and the causality audit.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ What several layers read is computed here, once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -28,9 +28,9 @@ class LayerView:
     positions [B,T]: absolute positions of the new tokens; rotation [B or 1,T,1,D/2]: by how much
     their queries and keys turn; graph: their rows; edge_gaps [B,T,E]: for each edge a lower bound
     of its ends' distance in the graph; step [B,T,F]: the graph's view of the step from each token's
-    predecessor to it; edge_blocks [B,T,E]: the block that each edge belongs to, −1 for all; each
-    None where no layer reads it. cached: whether the layers must return
-    what the next tokens need.
+    predecessor to it; edge_blocks [B,T,E]: the block that each edge belongs to, −1 for all;
+    refused: the same of the edges that the TEMPORAL gate turned down; each None where no layer
+    reads it. cached: whether the layers must return what the next tokens need.
     """
 
     positions: Tensor
@@ -40,21 +40,33 @@ class LayerView:
     edge_gaps: Tensor | None = None
     step: Tensor | None = None
     edge_blocks: Tensor | None = None
+    refused: LayerView | None = None
 
 
 def build_view(
     config: SOSMConfig, positions: Tensor, graph: TokenGraph | None, cached: bool
 ) -> LayerView:
     """The view of the tokens at `positions` [B,T] that layers built from `config` need."""
-    gaps = step = blocks = None
-    if graph is not None and config.attention.positions == "graph_alibi":
-        gaps = edge_gaps(graph)
-    if graph is not None and config.mamba.topological:
-        step = step_features(graph)
-    if graph is not None and config.attention.multi_block:
-        blocks = edge_blocks(graph)
     rotation = _rotation(config, positions, graph, cached)
-    return LayerView(positions, rotation, graph, cached, gaps, step, blocks)
+    if graph is None:
+        return LayerView(positions, rotation, None, cached)
+    step = step_features(graph) if config.mamba.topological else None
+    view = _with_edges(LayerView(positions, rotation, graph, cached, step=step), graph, config)
+    if graph.refused is None:
+        return view
+    refused = replace(graph.refused, coordinates=graph.coordinates)
+    return replace(view, refused=_with_edges(view, refused, config))
+
+
+def _with_edges(view: LayerView, graph: TokenGraph, config: SOSMConfig) -> LayerView:
+    """The view of other edges."""
+    attention = config.attention
+    return replace(
+        view,
+        graph=graph,
+        edge_gaps=edge_gaps(graph) if attention.positions == "graph_alibi" else None,
+        edge_blocks=edge_blocks(graph) if attention.multi_block else None,
+    )
 
 
 def edge_gaps(graph: TokenGraph) -> Tensor:

@@ -36,6 +36,12 @@ def assert_agree(model: SOSM, ids: Tensor, sizes: list[int]) -> None:
         streamed = torch.cat([getattr(out.graph, part) for out in pieces], dim=1)
         assert torch.equal(streamed, getattr(whole.graph, part)), part
     real = whole.graph.neighbors >= 0
+    for part in ("log_gates", "degree", "walk"):
+        if getattr(whole.graph, part) is not None:
+            streamed = torch.cat([getattr(out.graph, part) for out in pieces], dim=1)
+            torch.testing.assert_close(streamed, getattr(whole.graph, part), rtol=1e-5, atol=1e-6)
+    if whole.graph.coordinates is not None:
+        assert torch.equal(pieces[-1].graph.coordinates, whole.graph.coordinates)
     kinds = torch.cat([out.graph.kinds for out in pieces if out.graph is not None], dim=1)
     assert torch.equal(kinds[real], whole.graph.kinds[real])
 

@@ -26,7 +26,13 @@ def _losses(name: str) -> list[float]:
 
 
 def test_training_twice_gives_the_same_bits() -> None:
-    for name in ("as recommended", "mutual", "dropout", "mixer attention, no graph"):
+    for name in (
+        "as recommended",
+        "mutual",
+        "dropout",
+        "mixer attention, no graph",
+        "all of the graph",
+    ):
         assert _losses(name) == _losses(name), name
 
 

@@ -107,7 +107,7 @@ def test_unknown_configuration_keys_name_the_nearest() -> None:
         config.override({"graph.kmax": 3})
     with pytest.raises(ConfigError, match="graph_attention"):
         config.override({"layers": ["graph_atention"]})
-    with pytest.raises(ConfigError, match="phase1"):
+    with pytest.raises(ConfigError, match="phase6"):
         SOSMConfig.preset("phase")
 
 

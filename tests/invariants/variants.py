@@ -61,6 +61,44 @@ FIELDS: dict[str, dict[str, Any]] = {
     "expert threshold": {**MOE, "moe.routing": "expert_threshold"},
     "checkpointed": {"train.activation_checkpointing": True},
     "dropout": {"dropout": 0.1},
+    # Text of few words is more alike than most: the gate's say begins higher.
+    "temporal gate": {"graph.temporal_gate": True, "graph.tau_high": 0.97, "graph.tau_temp": 0.5},
+    "bridges": {"graph.shortcuts": "betweenness", "graph.shortcut_count": 3, "graph.chunk": 8},
+    "random shortcuts": {"graph.shortcuts": "random"},
+    "fibonacci shortcuts": {"graph.shortcuts": "fibonacci"},
+    "landmarks": {"graph.landmarks": 9, "graph.chunk": 8},
+    "graph ALiBi": {
+        "attention.positions": "graph_alibi",
+        "graph.landmarks": 9,
+        "graph.chunk": 8,
+    },
+    "graph RoPE": {"attention.positions": "graph_rope", "graph.landmarks": 9, "graph.chunk": 8},
+    "topological Mamba, landmarks": {
+        "mamba.topological": True,
+        "graph.landmarks": 9,
+        "graph.chunk": 8,
+    },
+    "gated heads of blocks": {
+        "graph.temporal_gate": True,
+        "graph.tau_high": 0.97,
+        "attention.multi_block": True,
+        "attention.learned_mask": True,
+        "attention.positions": "graph_alibi",
+        "graph.landmarks": 9,
+        "graph.chunk": 8,
+    },
+    "degree encoding": {"graph.encoding": "degree"},
+    "random walk encoding": {"graph.encoding": "random_walk"},
+    "all of the graph": {
+        "graph.temporal_gate": True,
+        "graph.tau_high": 0.97,
+        "graph.mutual": True,
+        "graph.successor": True,
+        "graph.shortcuts": "betweenness",
+        "graph.landmarks": 9,
+        "graph.chunk": 8,
+        "graph.encoding": "random_walk",
+    },
 }
 
 
@@ -76,8 +114,10 @@ def variants() -> dict[str, SOSMConfig]:
     mixed = small.override({"layers": ["mamba", "graph_attention"]})
     for name, values in FIELDS.items():
         found[name] = mixed.override(values)
-    for preset in ("phase1", "phase2"):
-        found[preset] = SOSMConfig.preset(preset).override({**SMALL, "layers": mixed.layers})
+    for preset in ("phase1", "phase2", "phase3", "phase4", "phase6"):
+        found[preset] = SOSMConfig.preset(preset).override(
+            {**SMALL, "attention.n_heads": 4, "layers": mixed.layers}
+        )
     return found
 
 
