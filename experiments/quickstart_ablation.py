@@ -10,19 +10,14 @@ batches in the same order, which their data hashes prove.
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import statistics
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from experiments.harness import Job, check_same_data, perplexities, run_all, spread
 from state_core.atomic import atomic_write_json
 from state_core.config import SOSMConfig, parse_overrides
 from state_core.training.baselines import matched_baseline
@@ -34,19 +29,6 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "without semantic edges": {"graph.semantic": False},
     "without successors": {"graph.successor": False},
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training run: its folder is named by arm, rate and seed, so that a rerun skips it."""
-
-    arm: str
-    config: SOSMConfig
-
-    @property
-    def folder(self) -> str:
-        train = self.config.train
-        return f"{self.arm.replace(' ', '-')}_lr{train.lr:g}_seed{train.seed}_{train.steps}"
 
 
 def families(base: SOSMConfig) -> dict[str, SOSMConfig]:
@@ -75,53 +57,6 @@ def arm_jobs(base: SOSMConfig, rates: dict[str, float]) -> Iterator[Job]:
             yield Job(arm, base.override(values))
 
 
-def run(job: Job, out: Path, threads: int) -> dict[str, Any]:
-    """Train and evaluate one job, or read what an earlier run of it found."""
-    import torch
-
-    from state_core.training.evaluate import evaluate
-    from state_core.training.run import load_run, load_text, train
-
-    folder = out / job.folder
-    results = folder / "results.json"
-    if results.is_file():
-        return json.loads(results.read_text())
-    torch.set_num_threads(threads)
-    text = load_text(job.config)
-    trained = train(job.config, folder, overwrite=True, text=text)
-    model, _ = load_run(folder)
-    # Scored on what no rate was chosen by.
-    scores = evaluate(model, text.test, seq_len=job.config.train.seq_len)
-    found = {
-        "arm": job.arm,
-        "seed": job.config.train.seed,
-        "lr": job.config.train.lr,
-        "parameters": model.num_parameters(),
-        "data_hash": trained.data_hash,
-        "valid_loss": trained.valid.overall.loss if trained.valid else math.nan,
-        "test": {
-            score.name: {"loss": score.loss, "tokens": score.tokens} for score in scores.scores
-        },
-        "seconds": trained.seconds,
-    }
-    atomic_write_json(results, found)
-    return found
-
-
-def run_all(jobs: list[Job], out: Path, workers: int, threads: int) -> list[dict[str, Any]]:
-    """Run jobs in parallel processes and say when each ends."""
-    console = Console()
-    found = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [(job, pool.submit(run, job, out, threads)) for job in jobs]
-        for n, (job, future) in enumerate(futures, start=1):
-            result = future.result()
-            found.append(result)
-            loss = result["test"]["overall"]["loss"]
-            console.print(f"[{n}/{len(jobs)}] {job.folder}: test loss {loss:.4f}")
-    return found
-
-
 def best_rates(tuned: list[dict[str, Any]]) -> dict[str, float]:
     """Each family's rate with the lowest held-out loss."""
     return {
@@ -135,34 +70,14 @@ def table(found: list[dict[str, Any]]) -> Table:
     view = Table(
         "arm", "parameters", "lr", "perplexity", "recall tokens", "other tokens", "SOSM / arm"
     )
-    ours = _perplexities(found, "SOSM", "overall")
+    ours = perplexities(found, "SOSM", "overall")
     for arm in dict.fromkeys(r["arm"] for r in found):
         rows = [r for r in found if r["arm"] == arm]
-        cells = [
-            _spread(_perplexities(found, arm, kind)) for kind in ("overall", "recall", "other")
-        ]
-        theirs = _perplexities(found, arm, "overall")
-        ratio = _spread([a / b for a, b in zip(ours, theirs, strict=True)], digits=3)
+        cells = [spread(perplexities(found, arm, kind)) for kind in ("overall", "recall", "other")]
+        theirs = perplexities(found, arm, "overall")
+        ratio = spread([a / b for a, b in zip(ours, theirs, strict=True)], digits=3)
         view.add_row(arm, f"{rows[0]['parameters']:,}", f"{rows[0]['lr']:g}", *cells, ratio)
     return view
-
-
-def _perplexities(found: list[dict[str, Any]], arm: str, kind: str) -> list[float]:
-    rows = sorted((r for r in found if r["arm"] == arm), key=lambda r: r["seed"])
-    return [math.exp(r["test"][kind]["loss"]) for r in rows]
-
-
-def _spread(values: list[float], digits: int = 2) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
-
-
-def check_same_data(found: list[dict[str, Any]]) -> None:
-    """All arms of a seed must have read the same batches."""
-    for seed in SEEDS:
-        hashes = {r["data_hash"] for r in found if r["seed"] == seed}
-        if len(hashes) > 1:
-            raise SystemExit(f"arms of seed {seed} read different batches: {sorted(hashes)}")
 
 
 def main() -> None:
