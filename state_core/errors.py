@@ -38,6 +38,10 @@ class StorageError(SOSMError, OSError):
     """A file could not be written: the disk is full, or the folder is not writable."""
 
 
+class StoreError(SOSMError, RuntimeError):
+    """A memory on disk is missing, truncated, altered, of another kind, or written by another."""
+
+
 class CausalityError(SOSMError, RuntimeError):
     """A model lets a position see what follows it; no perplexity of it means anything."""
 
