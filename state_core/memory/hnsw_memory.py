@@ -65,6 +65,8 @@ class HNSWIndex:
         self._index.set_ef(ef)
 
     def add(self, ids: Ints, vectors: Floats) -> None:
+        if not len(ids):  # hnswlib reads the first vector whether there is one or not
+            return
         needed, capacity = self._index.element_count + len(ids), self._index.max_elements
         if needed > capacity:
             self._index.resize_index(max(needed, 2 * capacity))

@@ -84,9 +84,7 @@ def _make(
         if index:
             index.close()
         raise
-    store = Store(manifest, index, home, exact_below=exact_below)
-    store.restore({}, [])
-    return store
+    return Store(manifest, index, home, exact_below=exact_below)
 
 
 def _reopen(folder: Path, exact_below: int, options: dict[str, Any]) -> Store:

@@ -42,9 +42,10 @@ class MilvusIndex:
             uri = str(folder / DATABASE)
         self._uri = uri
         self._client = _connect(uri, token)
-        if not self._client.has_collection(self._name):
+        if self._client.has_collection(self._name):
+            self._client.load_collection(self._name)
+        else:
             self._create()
-        self._client.load_collection(self._name)
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -67,7 +68,6 @@ class MilvusIndex:
     def rebuild(self, ids: Ints, vectors: Floats) -> None:
         self._client.drop_collection(self._name)
         self._create()
-        self._client.load_collection(self._name)
         self.add(ids, vectors)
 
     def search(self, queries: Floats, k: int) -> Ints:
@@ -78,7 +78,6 @@ class MilvusIndex:
             anns_field="vector",
             limit=min(k, MOST_HITS),
             output_fields=["id"],
-            consistency_level="Strong",
         )
         for line, answer in zip(found, answers, strict=True):
             line[: len(answer)] = [hit["id"] for hit in answer]
@@ -107,9 +106,7 @@ class MilvusIndex:
 
     def _held(self) -> Ints:
         """The ids in the collection."""
-        pages = self._client.query_iterator(
-            self._name, batch_size=BATCH, output_fields=["id"], consistency_level="Strong"
-        )
+        pages = self._client.query_iterator(self._name, batch_size=BATCH, output_fields=["id"])
         found: list[int] = []
         while page := pages.next():
             found.extend(row["id"] for row in page)
@@ -124,7 +121,10 @@ class MilvusIndex:
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self._dim)
         index = self._client.prepare_index_params()
         index.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
-        self._client.create_collection(self._name, schema=schema, index_params=index)
+        self._client.create_collection(self._name, schema=schema, consistency_level="Strong")
+        # Of no items yet: waiting for it would only sleep.
+        self._client.create_index(self._name, index, sync=False)
+        self._client.load_collection(self._name)
 
 
 def _connect(uri: str, token: str | None) -> Any:
