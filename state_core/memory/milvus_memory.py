@@ -87,10 +87,14 @@ class MilvusIndex:
         """Nothing: a collection is its own storage, and can be made again from the items."""
 
     def restore(self, folder: Path, ids: Ints, vectors: Floats) -> None:
-        held = self._held()
+        if not len(ids):
+            return self.rebuild(ids, vectors)
+        first, stop = int(ids[0]), int(ids[-1]) + 1
+        self._client.delete(self._name, filter=f"id < {first} or id >= {stop}")
+        held = self._held(first, stop)
         self.remove(np.setdiff1d(held, ids))
         new = ~np.isin(ids, held)
-        self.add(ids[new], vectors[new])
+        return self.add(ids[new], vectors[new])
 
     def close(self) -> None:
         if not self._lasting:
@@ -104,13 +108,13 @@ class MilvusIndex:
         if self._temporary:
             self._temporary.cleanup()
 
-    def _held(self) -> Ints:
-        """The ids in the collection."""
-        pages = self._client.query_iterator(self._name, batch_size=BATCH, output_fields=["id"])
+    def _held(self, first: int, stop: int) -> Ints:
+        """The ids in the collection, of those between."""
         found: list[int] = []
-        while page := pages.next():
-            found.extend(row["id"] for row in page)
-        pages.close()
+        for start in range(first, stop, BATCH):
+            between = f"id >= {start} and id < {min(start + BATCH, stop)}"
+            rows = self._client.query(self._name, filter=between, output_fields=["id"], limit=BATCH)
+            found.extend(row["id"] for row in rows)
         return np.array(found, np.int64)
 
     def _create(self) -> None:

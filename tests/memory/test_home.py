@@ -100,10 +100,9 @@ def test_readers_see_the_memory_beside_its_writer(saved: Path, way):
     memory.open(kind, saved, **options).close()
 
 
-def test_a_second_writing_process_is_refused(saved: Path, way):
-    kind, _ = way
-    code = f"from state_core import memory; memory.open({kind!r}, {str(saved)!r})"
-    with memory.open(kind, saved, **way[1]):
+def test_a_second_writing_process_is_refused(tmp_path: Path):
+    code = f"from state_core import memory; memory.open('exact', {str(tmp_path)!r})"
+    with memory.open("exact", tmp_path, DIM):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "open for writing elsewhere" in done.stderr
 
