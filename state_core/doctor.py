@@ -21,6 +21,7 @@ Status = Literal["ok", "absent", "warning"]
 CORE = ("torch", "numpy", "numba", "pydantic", "safetensors", "typer", "rich")
 EXTRAS: dict[str, tuple[str, ...]] = {
     "memory": ("hnswlib",),
+    "milvus": ("pymilvus", "milvus-lite"),
     "train": ("accelerate", "tokenizers", "tensorboard"),
     "wandb": ("wandb",),
     "lora": ("peft",),
@@ -36,6 +37,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "scipy",
         "torch-geometric",
         "transformers",
+        "usearch",
     ),
     "triton": ("triton",),
     "cuda": ("triton", "mamba-ssm"),

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 PACKAGES = (
-    "state-core", "torch", "numpy", "numba", "triton", "faiss-cpu", "igraph", "mambapy",
-    "networkit", "networkx", "scipy", "torch-geometric", "transformers",
+    "state-core", "torch", "numpy", "numba", "triton", "faiss-cpu", "hnswlib", "igraph", "mambapy",
+    "networkit", "networkx", "scipy", "torch-geometric", "transformers", "usearch",
 )  # fmt: skip
 
 

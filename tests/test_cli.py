@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from state_core import memory
 from state_core.audit import CausalityReport, Finding
 from state_core.cli import app
 from state_core.config import PRESETS
@@ -36,6 +38,8 @@ FLAGS = {
     "data list": set(),
     "data fetch": {"--all"},
     "data show": {"--split-seed"},
+    "memory": set(),
+    "memory info": set(),
 }  # fmt: skip
 
 TINY = [
@@ -100,7 +104,7 @@ def test_help_reads_well(command: str):
     done = sosm(*command.split(), "--help")
     assert done.exit_code == 0
     assert "Usage: sosm" in done.output
-    examples = command and command not in ("data", "data list", "doctor", "kernels")
+    examples = command and command not in ("data", "data list", "doctor", "kernels", "memory")
     assert not examples or f"sosm {command}" in done.output.split("Usage:", 1)[1].split("\n", 1)[1]
 
 
@@ -132,6 +136,7 @@ def test_help_is_quick():
         (["generate", "--run", "nowhere"], 1, "nowhere"),
         (["bench", "grph_attention"], 1, "graph_attention"),
         (["data", "show", "nothing"], 1, "nothing"),
+        (["memory", "info", "nowhere"], 1, "holds no memory"),
         (["data", "fetch"], 2, "--all"),
         (["train", "--stpes", "3"], 2, "--steps"),
         (["train", "--steps", "three"], 2, "integer"),
@@ -263,3 +268,15 @@ def test_bench_lists_its_cases():
 
 def test_doctor_names_every_op():
     assert "causal_topk" in sosm("doctor").output
+
+
+def test_memory_info_tells_what_a_memory_holds(workplace: Path):
+    with memory.open("exact", workplace / "memory", dim=4) as store:
+        store.add(np.ones((3, 4), np.float32), 0, np.arange(3))
+        store.save()
+        store.delete([1])
+        shown = sosm("memory", "info", "memory").output  # beside its writer
+    assert re.search(r"live\s+2\b", shown)
+    assert re.search(r"tombstones\s+1\b", shown)
+    assert re.search(r"generation\s+2\b", shown)
+    assert re.search(r"items.safetensors\s+sha256", shown)

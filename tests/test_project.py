@@ -21,7 +21,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 HEAVY = (
     "numba", "triton", "typer", "rich", "plotly", "accelerate", "tokenizers", "hnswlib", "faiss",
-    "transformers", "torch_geometric", "networkx.algorithms.community",
+    "pymilvus", "usearch", "transformers", "torch_geometric", "networkx.algorithms.community",
 )  # fmt: skip
 
 
