@@ -73,8 +73,13 @@ class MemoryStore(Protocol):
     def __len__(self) -> int:
         """Live items."""
 
-    def add(self, vectors: Vectors, documents: Ints | Sequence[int] | int, positions: Ints) -> Ints:
-        """Store vectors [N,dim] and where each comes from, [N] each.
+    def add(
+        self,
+        vectors: Vectors,
+        documents: Ints | Sequence[int] | int,
+        positions: Ints | Sequence[int] | int,
+    ) -> Ints:
+        """Store vectors [N,dim] and where each comes from, [N] each or one for all.
 
         Returns their ids [N], which grow from call to call and are never used again. With a path
         they are on the disk when this returns.

@@ -30,6 +30,7 @@ from state_core.memory.protocol import (
     Hits,
     Index,
     Ints,
+    MemoryStore,
     Order,
     Space,
     Stats,
@@ -43,7 +44,7 @@ FEWEST_TOMBSTONES = 64  # that are worth compacting
 MOST_FILTERED_OUT = 0.75  # share; beyond, an index would be asked for too many items
 
 
-class Store:
+class Store(MemoryStore):
     """A `MemoryStore` of any kind; `state_core.memory.open` makes one.
 
     index: None to search exactly. home: None to live in main memory alone.

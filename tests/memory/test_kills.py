@@ -12,7 +12,7 @@ import pytest
 
 from state_core import memory
 
-POINTS = {"milvus": 200}  # starting one takes long; others 1000
+POINTS = {"milvus": 100}  # starting one takes long; others 1000
 FAST = {"milvus": 4}  # others 30
 # What a process wrote survives its death in main memory too, and there fsync costs nothing.
 FOLDER = Path("/dev/shm") if Path("/dev/shm").is_dir() else None

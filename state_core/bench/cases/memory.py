@@ -69,7 +69,7 @@ def build_library(count: int, queries: int, k: int) -> Library:
     """Our store, tuned on as many queries as it is then measured on, but others."""
     states = _states(count + 2 * queries)
     items, tuning, asked = np.split(states, [count, count + queries])
-    options = {"m": M, "ef_construction": EF_CONSTRUCTION, "exact_below": 0}
+    options: dict[str, Any] = {"m": M, "ef_construction": EF_CONSTRUCTION, "exact_below": 0}
     store = memory.open("hnsw", dim=states.shape[1], space="cosine", **options)
     store.add(items, 0, np.arange(count))
     store.tune(tuning, k, RECALL + MARGIN)
