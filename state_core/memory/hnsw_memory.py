@@ -106,7 +106,7 @@ class HNSWIndex:
         return None
 
     def close(self) -> None:
-        self._index = self._new(SMALLEST)
+        self._index = None
 
     def _new(self, capacity: int) -> Any:
         index = self._bare()

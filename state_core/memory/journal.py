@@ -63,8 +63,10 @@ class Journal:
         try:
             _write_all(self._file, data, self._length)
             os.fsync(self._file)
-        except OSError as error:
+        except BaseException as error:
             os.ftruncate(self._file, self._length)
+            if not isinstance(error, OSError):
+                raise
             raise StorageError(
                 f"cannot write {self.path}: {error}. The change was not made; nothing else is lost"
             ) from error

@@ -38,8 +38,10 @@ class SharedLock:
         """Alone."""
         with self._condition:
             self._waiting += 1
-            self._condition.wait_for(lambda: not (self._writing or self._readers))
-            self._waiting -= 1
+            try:
+                self._condition.wait_for(lambda: not (self._writing or self._readers))
+            finally:  # an interrupt must not keep readers out for ever
+                self._waiting -= 1
             self._writing = True
         try:
             yield
@@ -73,5 +75,8 @@ def lock_folder(folder: Path) -> int:
 
 
 def unlock_folder(handle: int) -> None:
-    """Let another process write."""
+    """Let another process write, even if a child of ours still has the file open."""
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from state_core.errors import ConfigError, InputError, StoreError
+from state_core.errors import ConfigError, InputError, StorageError, StoreError
 from state_core.memory import checks
 from state_core.memory.exact_memory import best, nearest, similarities
 from state_core.memory.home import Home
@@ -169,14 +169,16 @@ class Store(MemoryStore):
         if self._read_only:
             raise StoreError("this memory was opened read_only: open it without, to change it")
         record = Record(operation, self._generation + 1, arrays)
-        if self._home:
-            self._home.append(record)
-        with self._lock.exclusive():
-            try:
+        try:
+            if self._home:
+                self._home.append(record)
+            with self._lock.exclusive():
                 self._apply(record)
-            except BaseException:
-                self._unusable = "a change failed half way: open it again, or add its items anew"
-                raise
+        except StorageError:  # the journal took it back
+            raise
+        except BaseException:
+            self._unusable = "a change failed half way: open it again, or add its items anew"
+            raise
 
     def _apply(self, record: Record) -> None:
         arrays = record.arrays

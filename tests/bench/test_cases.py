@@ -87,6 +87,14 @@ def test_model_cases_run(name: str):
     assert set(report.results[0].ratio) == {"transformer", "mamba2"}
 
 
+@pytest.mark.slow
+def test_the_memory_case_runs():
+    report = bench.run("memory", quick=True, memory=False, progress=lambda _: None)
+    assert report.passed
+    assert set(report.results[0].ratio) == {"hnswlib", "faiss", "usearch", "exact"}
+    assert all(result.figures["recall"] > 0.9 for result in report.results)
+
+
 def test_the_products_of_a_scan_are_those_of_its_chunked_form():
     counter = FlopCounterMode(display=False)
     with counter:

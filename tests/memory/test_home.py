@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -229,6 +230,32 @@ def test_a_memory_without_its_manifest_is_not_overwritten(tmp_path: Path):
     (tmp_path / MANIFEST_FILE).unlink()
     with pytest.raises(StoreError, match="without its manifest"):
         memory.open("exact", tmp_path, DIM)
+
+
+@pytest.mark.parametrize("moment", ["while writing", "once written"])
+def test_an_interrupted_change_is_there_or_not(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    store = memory.open("exact", tmp_path, DIM)
+    changes(store, seed=1)
+    before = store.generation
+    with monkeypatch.context() as patch:
+        if moment == "while writing":
+            patch.setattr(os, "fsync", interrupt)
+        else:
+            patch.setattr(store._lock, "exclusive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.add(normal(2, DIM), 0, 0)
+    with pytest.raises(StoreError, match="failed half way"):
+        store.add(normal(2, DIM), 0, 0)
+    store.close()
+    with memory.open("exact", tmp_path) as store:
+        assert store.generation == before + (moment == "once written")
+        changes(store, seed=2)
+    memory.open("exact", tmp_path).close()
 
 
 @pytest.mark.parametrize("step", ["atomic_save_tensors", "write_manifest"])
