@@ -47,9 +47,8 @@ def fetch(
         raise typer.BadParameter("name a corpus, or give --all", param_hint="NAMES")
     for name in chosen:
         corpus = fetch_corpus(name, report=status)
-        console.print(
-            f"{name}: {len(corpus.train) + len(corpus.valid) + len(corpus.test)} documents"
-        )
+        count = len(corpus.train) + len(corpus.valid) + len(corpus.test)
+        console.print(f"{name}: {count} {'document' if count == 1 else 'documents'}")
 
 
 @app.command()

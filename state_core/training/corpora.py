@@ -13,13 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from state_core.errors import DataError, nearest
+from state_core.training.archives import read_documents
 from state_core.training.duplicates import refuse_near_duplicates
 from state_core.training.manifests import (
     Manifest,
@@ -51,6 +50,20 @@ class Corpus:
         documents: tuple[Document, ...] = getattr(self, name)
         return documents
 
+    def require(self, name: str) -> tuple[Document, ...]:
+        """The documents of a split; DataError if it has none, as where all is held out."""
+        if documents := self.part(name):
+            return documents
+        present = [part for part in PARTS if self.part(part)]
+        advice = (
+            "train on another corpus and evaluate on this one"
+            if name == "train"
+            else f"take {' or '.join(present)} instead"
+        )
+        raise DataError(
+            f"the corpus {self.source!r} has no {name} part, only {', '.join(present)}: {advice}"
+        )
+
     def words(self, name: str) -> int:
         """How many words, separated by spaces, a split has."""
         return sum(len(document.text.split()) for document in self.part(name))
@@ -73,7 +86,7 @@ def load_corpus(source: str, split_seed: int = 0, report: Report = lambda messag
     if source in manifest_names():
         corpus = read_archive(load_manifest(source), report)
     elif is_path(source):
-        corpus = _split_own(source, read_own_files(source), split_seed)
+        corpus = _refuse_empty_parts(_split_own(source, read_own_files(source), split_seed))
     else:
         hint = nearest(source, manifest_names())
         raise DataError(f"no corpus or file is named {source!r}: {hint}")
@@ -116,11 +129,7 @@ def describe(source: str, split_seed: int = 0) -> list[tuple[str, str]]:
 def read_archive(manifest: Manifest, report: Report = lambda message: None) -> Corpus:
     """The documents of a named corpus, read from its archive without unpacking it."""
     path = fetch_archive(manifest, report)
-    try:
-        with tarfile.open(path) as archive:
-            documents = sorted(_documents(manifest, archive))
-    except (tarfile.TarError, OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"cannot read the corpus {manifest.name!r} in {path}: {error}") from error
+    documents = read_documents(manifest, path)
     if len(documents) != manifest.documents:
         raise DataError(
             f"the corpus {manifest.name!r} should have {manifest.documents} documents, "
@@ -131,34 +140,6 @@ def read_archive(manifest: Manifest, report: Report = lambda message: None) -> C
         parts[manifest.split.part_of(document.name)].append(document)
     note = "fixed, by document" if manifest.split.valid_from is None else "by year"
     return _corpus(manifest.name, parts, note)
-
-
-def _documents(manifest: Manifest, archive: tarfile.TarFile) -> Iterable[Document]:
-    for member in archive.getmembers():
-        path = PurePosixPath(member.name)
-        file = archive.extractfile(member) if path.match(manifest.members) else None
-        if file is None:
-            continue
-        if manifest.format == "verses":
-            yield from _books(file, manifest.encoding)
-        else:
-            text = file.read().decode(manifest.encoding).replace("\r\n", "\n").strip()
-            yield Document(path.name.removesuffix(manifest.suffix), text)
-
-
-def _books(file: IO[bytes], encoding: str) -> Iterable[Document]:
-    """One document a book: its name, then its verses, with an empty line before each chapter."""
-    books: dict[str, list[str]] = {}
-    chapter = None
-    for line in file:
-        verse = json.loads(line.decode(encoding))
-        lines = books.setdefault(verse["book"], [verse["book"]])
-        if chapter != (verse["book"], verse["chapter"]):
-            chapter = (verse["book"], verse["chapter"])
-            lines.append("")
-        lines.append(verse["text"])
-    for name, lines in books.items():
-        yield Document(name, "\n".join(lines))
 
 
 def _split_own(source: str, documents: list[Document], seed: int) -> Corpus:
@@ -204,15 +185,21 @@ def _border(text: str, share: float) -> int:
 
 
 def _corpus(source: str, parts: dict[str, list[Document]], note: str) -> Corpus:
-    for name in PARTS:
-        if not any(document.text.strip() for document in parts[name]):
-            raise DataError(f"the {name} part of {source!r} is empty: give more text")
     train, valid, test = (tuple(parts[name]) for name in PARTS)
     return Corpus(source, train, valid, test, note)
 
 
+def _refuse_empty_parts(corpus: Corpus) -> Corpus:
+    for name in PARTS:
+        if not any(document.text.strip() for document in corpus.part(name)):
+            raise DataError(f"the {name} part of {corpus.source!r} is empty: give more text")
+    return corpus
+
+
 def _size(corpus: Corpus, part: str) -> str:
     documents = corpus.part(part)
+    if not documents:
+        return "none"
     characters = sum(len(document.text) for document in documents)
     noun = "document" if len(documents) == 1 else "documents"
     return f"{len(documents)} {noun}, {corpus.words(part):,} words, {characters:,} characters"

