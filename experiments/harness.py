@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -63,17 +65,25 @@ def run(job: Job, out: Path, threads: int) -> dict[str, Any]:
     return found
 
 
-def run_all(jobs: list[Job], out: Path, workers: int, threads: int) -> list[dict[str, Any]]:
-    """Run jobs in parallel processes and say when each ends."""
-    console = Console()
-    found = []
+def run_all(
+    jobs: list[Job],
+    out: Path,
+    workers: int,
+    threads: int,
+    work: Callable[[Job, Path, int], dict[str, Any]] = run,
+) -> list[dict[str, Any]]:
+    """Do the work of jobs in parallel processes and say when each ends."""
+    console, start = Console(), time.monotonic()
+    found: list[dict[str, Any]] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [(job, pool.submit(run, job, out, threads)) for job in jobs]
+        futures = [(job, pool.submit(work, job, out, threads)) for job in jobs]
         for n, (job, future) in enumerate(futures, start=1):
             result = future.result()
             found.append(result)
             loss = result["test"]["overall"]["loss"]
-            console.print(f"[{n}/{len(jobs)}] {job.folder}: test loss {loss:.4f}")
+            left = (time.monotonic() - start) / n * (len(jobs) - n) / 60
+            line = f"{n}/{len(jobs)} {job.folder}: test loss {loss:.4f}, some {left:.0f} min left"
+            console.print(line, soft_wrap=True)
     return found
 
 

@@ -42,6 +42,20 @@ def matched_baseline(config: SOSMConfig, kind: Baseline) -> SOSMConfig:
     return matched
 
 
+def widened(config: SOSMConfig, parameters: int) -> SOSMConfig:
+    """`config` with MLPs so wide, or narrow, that it has so many parameters (±2 %).
+
+    For comparing architectures at equal size. ConfigError if no width does it.
+    """
+    found = _of_size(config, parameters)
+    if found is None or not _close(count_parameters(found), parameters):
+        raise ConfigError(
+            f"no width of the MLPs gives {parameters:,} parameters (±2 %): the configuration has "
+            f"{count_parameters(config):,} with mlp_hidden {config.mlp_hidden}"
+        )
+    return found
+
+
 def count_parameters(config: SOSMConfig) -> int:
     """How many parameters a model has, without allocating them."""
     with torch.device("meta"):
@@ -59,13 +73,18 @@ def _fit(config: SOSMConfig, mixer: str, depth: int, target: int) -> SOSMConfig 
             "attention.differential": False,
             "mamba.topological": False,
             "moe.routing": "none",
-            "mlp_hidden": STEP,
         }
     )
-    one = count_parameters(plain)
-    slope = count_parameters(plain.override({"mlp_hidden": 2 * STEP})) - one
+    return _of_size(plain, target)
+
+
+def _of_size(config: SOSMConfig, target: int) -> SOSMConfig | None:
+    """`config` with the width of the MLPs that comes closest, None if there is no room for any."""
+    narrow = config.override({"mlp_hidden": STEP})
+    one = count_parameters(narrow)
+    slope = count_parameters(narrow.override({"mlp_hidden": 2 * STEP})) - one
     steps = 1 + round((target - one) / slope)
-    return plain.override({"mlp_hidden": STEP * steps}) if steps > 0 else None
+    return narrow.override({"mlp_hidden": STEP * steps}) if steps > 0 else None
 
 
 def _close(count: int, target: int) -> bool:

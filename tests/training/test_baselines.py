@@ -4,7 +4,12 @@ import pytest
 
 from state_core import SOSM, SOSMConfig
 from state_core.errors import ConfigError
-from state_core.training.baselines import Baseline, count_parameters, matched_baseline
+from state_core.training.baselines import (
+    Baseline,
+    count_parameters,
+    matched_baseline,
+    widened,
+)
 
 
 @pytest.mark.parametrize("kind", ["transformer", "mamba2"])
@@ -31,6 +36,15 @@ def test_the_default_keeps_its_depth() -> None:
         baseline = matched_baseline(config, kind)  # type: ignore[arg-type]
         assert config.d_model <= baseline.mlp_hidden <= 4 * config.d_model
         assert abs(len(baseline.layers) - len(config.layers)) <= 1
+
+
+def test_a_widened_configuration_differs_in_its_width_alone() -> None:
+    config = SOSMConfig.preset("phase2")
+    wide = widened(config, 1_632_000)
+    assert abs(count_parameters(wide) - 1_632_000) <= 0.02 * 1_632_000
+    assert wide == config.override({"mlp_hidden": wide.mlp_hidden})
+    with pytest.raises(ConfigError, match="no width of the MLPs gives 1,000 parameters"):
+        widened(config, 1_000)
 
 
 def test_counting_is_that_of_the_model() -> None:
