@@ -159,7 +159,7 @@ def picture(found: list[dict[str, Any]], kind: str, *, height: int = 460) -> go.
     style(figure, height)
     ticks = [f"{length:,}" for length in lengths]
     figure.update_xaxes(title="tokens read", type="log", tickvals=lengths, ticktext=ticks)
-    figure.update_yaxes(title=f"perplexity, {kind}")
+    figure.update_yaxes(title=f"perplexity, {kind}", type="log")
     return figure
 
 
