@@ -17,6 +17,7 @@ from torch import Tensor
 from state_core.adapters.moving_average import CHUNK
 from state_core.config import SOSMConfig
 from state_core.errors import CausalityError
+from state_core.memory.text_memory import TextMemory
 from state_core.output import SOSMOutput
 from state_core.pipeline import SOSM
 
@@ -89,7 +90,9 @@ def audit_causality(model: SOSM, length: int | None = None, seed: int = 0) -> Ca
     for mode in ("eval", "train"):
         with _undisturbed(model), torch.no_grad():
             model.train(mode == "train")
-            parts = _parts(model(ids, labels=ids, return_graph=True, return_state=True))
+            memory = _memory(model, len(ids), length, seed)
+            out = model(ids, labels=ids, return_graph=True, return_state=True, memory=memory)
+            parts = _parts(out)
         for row, prefix in enumerate(prefixes, start=1):
             for name, values in parts.items():
                 # token_nll[t] is of token t+1, so it ends one earlier.
@@ -124,6 +127,16 @@ def _probe(model: SOSM, prefixes: list[int], length: int, seed: int) -> Tensor:
     return ids.to(model.embedding.codes.weight.device)
 
 
+def _memory(model: SOSM, rows: int, length: int, seed: int) -> TextMemory | None:
+    """For a model that remembers: of every row the same earlier segment."""
+    if not model.config.memory.enabled:
+        return None
+    memory = model.new_memory(rows)
+    earlier = _probe(model, [], length, seed + 1)[:1].expand(rows, -1)
+    memory.append(earlier, model(earlier, memory=memory).keepsake)
+    return memory
+
+
 def _parts(out: SOSMOutput) -> dict[str, Tensor]:
     """Everything a position must not owe to later ones, each [B,T,...]."""
     parts = {"logits": out.logits, "hidden": out.hidden}
@@ -145,6 +158,11 @@ def _parts(out: SOSMOutput) -> dict[str, Tensor]:
             "graph.walk": out.graph.walk,
         }
         parts |= {name: values for name, values in made.items() if values is not None}
+    if out.recalled is not None:
+        parts |= {"memory.items": out.recalled.items}
+        parts |= {
+            "memory.similarities": out.recalled.similarities.masked_fill(~out.recalled.known, 0)
+        }
     parts |= {f"routing.{n}": routed.gates for n, routed in enumerate(out.routing)}
     if out.votes is not None:
         parts |= {"pointer.words": out.votes.words, "pointer.shares": out.votes.log_share.exp()}

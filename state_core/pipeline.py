@@ -5,7 +5,7 @@ B batch, T new tokens, S tokens known, D model width, r embedding rank, V vocabu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from state_core.graph.neighbors import kind_count
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.embedding import FactorisedEmbedding
 from state_core.layers.factorised import factorise_linears
+from state_core.layers.graph_attention import memory_layer
 from state_core.layers.graph_encoding import build_encoding
 from state_core.layers.mlp import SwiGLU
 from state_core.layers.moe import RoutedMLP, Routing
@@ -33,6 +34,7 @@ from state_core.layers.norm import RMSNorm
 from state_core.layers.pointer import PointerHead, Votes, mixture_logits, target_logprob
 from state_core.layers.registry import build_mixer
 from state_core.layers.view import LayerView, build_view
+from state_core.memory.text_memory import Keepsake, Recalled, TextMemory
 from state_core.output import SOSMOutput
 from state_core.state import State
 
@@ -70,12 +72,15 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Encoding:
-    """hidden [B,T,D], after the last norm, and what it was computed with."""
+    """hidden [B,T,D], after the last norm, and what it was computed with; remembered [B,T,2,H,D/H]:
+    keys and values for a memory, where there is one."""
 
     hidden: Tensor
     state: State | None
     graph: TokenGraph | None
     routing: tuple[Routing, ...]
+    recalled: Recalled | None = None
+    remembered: Tensor | None = None
 
     @property
     def aux_loss(self) -> Tensor | None:
@@ -108,7 +113,13 @@ class Backbone(nn.Module):
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def encode(self, ids: Tensor, positions: Tensor, cache: SOSMCache | None = None) -> Encoding:
+    def encode(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cache: SOSMCache | None = None,
+        memory: TextMemory | None = None,
+    ) -> Encoding:
         """Hidden states of ids [B,T] at `positions` [B,T]."""
         codes, x = self.embedding(ids)
         state, graph = self._build_graph(ids, codes, positions, cache)
@@ -118,11 +129,17 @@ class Backbone(nn.Module):
         if graph is not None and self.encoding is not None:
             x = x + self.encoding(graph)
         view = build_view(self.config, positions, graph, cache is not None)
+        recalled = None if memory is None or graph is None else memory.recall(graph.features)
+        reader, remembered = memory_layer(self.config), None
         routing = []
         for i, block in enumerate(self.blocks):
-            x, routed = self._run(cast(Block, block), i, x, view, cache)
+            sees = view
+            if i == reader and memory is not None:
+                remembered = _to_remember(cast(Block, block), x)
+                sees = replace(view, recalled=recalled)
+            x, routed = self._run(cast(Block, block), i, x, sees, cache)
             routing += [] if routed is None else [routed]
-        return Encoding(self.norm(x), state, graph, tuple(routing))
+        return Encoding(self.norm(x), state, graph, tuple(routing), recalled, remembered)
 
     def _build_graph(
         self, ids: Tensor, codes: Tensor, positions: Tensor, cache: SOSMCache | None
@@ -166,11 +183,25 @@ class SOSM(GenerationMixin, Backbone):
         self.pointer: PointerHead | None = None
         if config.pointer.enabled:
             kinds = kind_count(config.graph)
-            self.pointer = PointerHead(config.d_model, config.pointer.dim, kinds)
+            memory = config.memory.enabled
+            self.pointer = PointerHead(config.d_model, config.pointer.dim, kinds, memory)
 
     def new_cache(self, batch_size: int = 1) -> SOSMCache:
         """An empty cache: `out = model(ids, cache=cache)` continues from what it holds."""
         return SOSMCache(self.config, batch_size, self.embedding.codes.weight.device)
+
+    def new_memory(self, batch_size: int = 1, capacity: int | None = None) -> TextMemory:
+        """An empty memory: `out = model(ids, memory=memory)` reads it, and
+        `memory.append(ids, out.keepsake)` adds the segment that was read.
+
+        capacity: tokens held of each text, by default `config.memory.capacity`. ConfigError for a
+        model that was built without a memory.
+        """
+        settings = self.config.memory
+        if not settings.enabled:
+            raise ConfigError("this model has no memory to read with: set memory.enabled = true")
+        size = settings.capacity if capacity is None else capacity
+        return TextMemory(self.config, batch_size, self.graph_builder.similarity.width, size)
 
     def forward(
         self,
@@ -179,21 +210,24 @@ class SOSM(GenerationMixin, Backbone):
         return_graph: bool = False,
         return_state: bool = False,
         cache: SOSMCache | None = None,
+        memory: TextMemory | None = None,
     ) -> SOSMOutput:
         """Read `input_ids` [B,T].
 
         labels [B,T]: the same ids, shifted inside; −100 is ignored. cache: what was read before;
-        updated in place. InputError for ids or labels of the wrong shape, type or range.
+        updated in place. memory: what is remembered of earlier segments; not changed. InputError
+        for ids or labels of the wrong shape, type or range.
         """
-        self._check(input_ids, labels, cache)
+        self._check(input_ids, labels, cache, memory)
         batch, length = input_ids.shape
         if cache is None:
             positions = torch.arange(length, device=input_ids.device).expand(batch, length)
         else:
             positions = cache.advance(length)
-        encoded = self.encode(input_ids, positions, cache)
+        encoded = self.encode(input_ids, positions, cache, memory)
         hidden, graph = encoded.hidden, encoded.graph
-        votes = self._votes(hidden, graph, input_ids, positions, cache)
+        keys = None if self.pointer is None else self.pointer.key(hidden)
+        votes = self._votes(encoded, keys, input_ids, positions, cache)
         nll, loss = self._loss(hidden, votes, labels)
         return SOSMOutput(
             hidden=hidden,
@@ -207,22 +241,23 @@ class SOSM(GenerationMixin, Backbone):
             aux_loss=encoded.aux_loss,
             routing=encoded.routing,
             cache=cache,
+            recalled=encoded.recalled,
+            keepsake=_keepsake(encoded, keys),
         )
 
     def _votes(
         self,
-        hidden: Tensor,
-        graph: TokenGraph | None,
+        encoded: Encoding,
+        keys: Tensor | None,
         ids: Tensor,
         positions: Tensor,
         cache: SOSMCache | None,
     ) -> Votes | None:
-        if self.pointer is None or graph is None:
+        if self.pointer is None or keys is None:
             return None
-        keys = self.pointer.key(hidden)
         if cache is not None:
             keys, ids = cache.pointer_keys.write(keys, positions), cache.ids.write(ids, positions)
-        votes: Votes = self.pointer(hidden, graph, keys, ids)
+        votes: Votes = self.pointer(encoded.hidden, encoded.graph, keys, ids, encoded.recalled)
         return votes
 
     def _loss(
@@ -245,8 +280,21 @@ class SOSM(GenerationMixin, Backbone):
         nll = torch.where(kept, -log_p, 0)
         return nll, nll.sum() / kept.sum().clamp(min=1)
 
-    def _check(self, ids: Tensor, labels: Tensor | None, cache: SOSMCache | None) -> None:
+    def _check(
+        self,
+        ids: Tensor,
+        labels: Tensor | None,
+        cache: SOSMCache | None,
+        memory: TextMemory | None,
+    ) -> None:
         check_ids(ids, self.config.vocab_size)
+        if memory is not None and not self.config.memory.enabled:
+            raise InputError("this model has no memory to read with: set memory.enabled = true")
+        if memory is not None and memory.batch_size != ids.shape[0]:
+            raise InputError(
+                f"the memory holds {memory.batch_size} texts, input_ids have {ids.shape[0]}: "
+                f"use model.new_memory(batch_size={ids.shape[0]})"
+            )
         if cache is not None and cache.batch_size != ids.shape[0]:
             raise InputError(
                 f"the cache holds {cache.batch_size} texts, input_ids have {ids.shape[0]}: "
@@ -278,6 +326,21 @@ class SOSM(GenerationMixin, Backbone):
         from state_core.checkpoint import load_model
 
         return load_model(Path(directory))
+
+
+@torch.no_grad()
+def _to_remember(block: Block, x: Tensor) -> Tensor:
+    """Keys and values, [B,T,2,H,D/H], of what the block is about to read."""
+    kept: Tensor = block.mixer.to_remember(block.mixer_norm(x))  # type: ignore[operator]
+    return kept
+
+
+def _keepsake(encoded: Encoding, pointer_keys: Tensor | None) -> Keepsake | None:
+    """What a memory keeps of the tokens read; None where none was given."""
+    if encoded.remembered is None or encoded.graph is None:
+        return None
+    none = encoded.hidden[..., :0] if pointer_keys is None else pointer_keys
+    return Keepsake(encoded.graph.features.detach(), encoded.remembered, none.detach())
 
 
 def check_ids(ids: Tensor, vocab_size: int) -> None:

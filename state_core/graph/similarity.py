@@ -52,6 +52,14 @@ class BlockwiseSimilarity(nn.Module):
         terms[..., self.blocks] = shares
         return terms
 
+    def against(self, semantic: Tensor, features: Tensor) -> Tensor:
+        """Each block's share of the similarity, [M,N], of one token's state [N,4] to tokens of
+        which only the features [M,d] are at hand."""
+        own = self.features(semantic[None, None])[0, 0]
+        terms = features.new_zeros(len(features), self.n_blocks)
+        terms[:, self.blocks] = (own * features).unflatten(-1, (-1, BLOCK_WIDTH)).sum(-1)
+        return terms
+
     def dominant(self, semantic: Tensor, rows: Tensor, neighbors: Tensor) -> Tensor:
         """The block with the largest contribution, its number in the layout, [B,T,E], of the edges
         of tokens `rows` [B,T] to `neighbors` [B,T,E]; any number where neighbors is −1.
@@ -108,6 +116,14 @@ class StateSimilarity(nn.Module):
         return ops.edge_scores(
             _of(own, rows), neighbors, counts, keys=pulled, blocks=semantic.shape[2]
         )
+
+    def against(self, semantic: Tensor, features: Tensor) -> Tensor:
+        """Each block's share of the similarity, [M,N], of one token's state [N,4] to tokens of
+        which only the features [M,d] are at hand."""
+        scale = self._project(semantic[None]).norm().clamp(min=_TINY)
+        own = semantic.flatten().double() / scale
+        pulled = features.double() @ self.basis.double().T
+        return (own * pulled).unflatten(-1, (-1, BLOCK_WIDTH)).sum(-1).to(features.dtype)
 
     def _project(self, semantic: Tensor) -> Tensor:
         return semantic.flatten(-2).double() @ self.basis.double()

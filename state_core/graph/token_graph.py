@@ -167,6 +167,12 @@ class TokenGraph:
         )
         return shares[self._mask]
 
+    @cached_property
+    def features(self) -> Tensor:
+        """[B,T,d]: what the tokens with rows are compared by; inner products are similarities."""
+        batch = torch.arange(self.batch_size, device=self.positions.device)[:, None]
+        return self.similarity.features(self.semantic[batch, self.positions])
+
     def rows(self, b: int, i: int) -> Row:
         """The edges of token i of text b."""
         t = self._row_number(b, i)

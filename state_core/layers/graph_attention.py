@@ -19,6 +19,7 @@ from state_core.layers.attention_heads import AttentionHeads
 from state_core.layers.block_heads import UNSEEN, head_blocks, unseen
 from state_core.layers.kv_cache import KVCache
 from state_core.layers.learned_mask import LearnedMask, straight_through
+from state_core.layers.memory_heads import MemoryHeads
 from state_core.layers.positions import split_heads
 from state_core.layers.straight_through import teach_refused
 from state_core.layers.view import LayerView
@@ -37,6 +38,9 @@ class GraphAttention(nn.Module):
         self.kind_bias = nn.Parameter(torch.zeros(kind_count(config.graph), self.n_heads))
         self.heads = AttentionHeads(config, index)
         self.mask = LearnedMask(self.n_heads) if config.attention.learned_mask else None
+        self.memory: MemoryHeads | None = None
+        if index == memory_layer(config):
+            self.memory = MemoryHeads(self.n_heads)
         self.blocks: Tensor | None
         blocks = head_blocks(config) if config.attention.multi_block else None
         self.register_buffer("blocks", blocks, persistent=False)
@@ -47,7 +51,8 @@ class GraphAttention(nn.Module):
         """[B,T,D] → [B,T,D], and the keys and values so far when decoding."""
         assert view.graph is not None
         graph = view.graph
-        q, k, v = split_heads(self.qkv(x), self.n_heads, view.rotation)
+        projected = self.qkv(x)
+        q, k, v = split_heads(projected, self.n_heads, view.rotation)
         if view.cached:
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
@@ -77,7 +82,17 @@ class GraphAttention(nn.Module):
                 y, ops.graph_attention(q, k, v, graph.neighbors, graph.counts, bias=softly)
             )
 
-        return self.out(self.heads(attend, q, k, v)), state
+        y = self.heads(attend, q, k, v)
+        if self.memory is not None and view.recalled is not None:
+            # What is remembered lies at no distance: its queries and keys are not rotated.
+            unturned, _, _ = split_heads(projected, self.n_heads, None)
+            y = self.memory(y, unturned, view.recalled)
+        return self.out(y), state
+
+    def to_remember(self, x: Tensor) -> Tensor:
+        """Keys, without positions, and values of [B,T,D]: [B,T,2,H,D/H]."""
+        _, k, v = split_heads(self.qkv(x), self.n_heads, None)
+        return torch.stack([k, v], dim=2)
 
     def edge_bias(self, view: LayerView) -> Tensor:
         """What the graph says of each edge, but for its gate: [B,H,T,E]."""
@@ -100,6 +115,13 @@ class GraphAttention(nn.Module):
             assert view.edge_gaps is not None
             return view.edge_gaps
         return (view.positions[..., None] - view.graph.neighbors).abs()
+
+
+def memory_layer(config: SOSMConfig) -> int | None:
+    """The layer that reads the memory: the uppermost graph attention."""
+    if not config.memory.enabled:
+        return None
+    return max(i for i, name in enumerate(config.layers) if name == "graph_attention")
 
 
 def kind_indicator(graph: TokenGraph, count: int) -> Tensor:

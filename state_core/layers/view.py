@@ -19,6 +19,7 @@ from state_core.layers.positions import (
     rotations,
 )
 from state_core.layers.step import step_features
+from state_core.memory.text_memory import Recalled
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class LayerView:
     of its ends' distance in the graph; step [B,T,F]: the graph's view of the step from each token's
     predecessor to it; edge_blocks [B,T,E]: the block that each edge belongs to, −1 for all;
     refused: the same of the edges that the TEMPORAL gate turned down; each None where no layer
-    reads it. cached: whether the layers must return what the next tokens need.
+    reads it. cached: whether the layers must return what the next tokens need. recalled: what was
+    found in memory, None without one and in layers that do not read it.
     """
 
     positions: Tensor
@@ -41,6 +43,7 @@ class LayerView:
     step: Tensor | None = None
     edge_blocks: Tensor | None = None
     refused: LayerView | None = None
+    recalled: Recalled | None = None
 
 
 def build_view(

@@ -87,6 +87,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "graph.landmarks": 9,
         "graph.chunk": 8,
     },
+    "memory": {"memory.enabled": True, "memory.k": 3, "train.consecutive": True},
     "degree encoding": {"graph.encoding": "degree"},
     "random walk encoding": {"graph.encoding": "random_walk"},
     "all of the graph": {
