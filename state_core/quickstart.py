@@ -33,7 +33,7 @@ from state_core.machine import machine, versions
 from state_core.pipeline import SOSM
 from state_core.training import run
 from state_core.training.baselines import matched_baseline
-from state_core.training.batches import Batches, windows
+from state_core.training.batches import windows
 from state_core.training.checkpoint import latest_checkpoint
 from state_core.training.evaluate import evaluate
 from state_core.training.metrics import read_metrics
@@ -299,7 +299,7 @@ def _facts(config: SOSMConfig, text: Text) -> dict[str, str]:
 
 def _data_hash(config: SOSMConfig, text: Text) -> str:
     train = config.train
-    return Batches(text.train, train.batch_size, train.seq_len, train.seed).data_hash()
+    return text.batches(train).data_hash()
 
 
 def _tokens_per_step(config: SOSMConfig) -> int:

@@ -71,7 +71,9 @@ def _fit(config: SOSMConfig, mixer: str, depth: int, target: int) -> SOSMConfig 
             "pointer.enabled": False,
             "attention.positions": config.attention.positions.removeprefix("graph_"),
             "attention.differential": False,
+            "attention.multi_block": False,
             "mamba.topological": False,
+            "memory.enabled": False,
             "moe.routing": "none",
         }
     )

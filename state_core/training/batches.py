@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from state_core.errors import CheckpointError, DataError
 
 HASHED_BATCHES = 8
+POSITION = {"epoch", "window"}
 
 
 def require_window(tokens: NDArray[np.int64], seq_len: int, what: str) -> None:
@@ -61,17 +62,18 @@ class Batches:
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Go to a saved position; CheckpointError if it is one in other text or other windows."""
-        for key, value in self._identity().items():
-            if state.get(key) != value:
+        own = self._identity()
+        for key in {**state, **own}.keys() - POSITION:
+            if state.get(key) != own.get(key):
                 raise CheckpointError(
                     f"the checkpoint was trained on other batches: {key} was {state.get(key)}, "
-                    f"is {value}. Resume with the configuration and the text of the run"
+                    f"is {own.get(key)}. Resume with the configuration and the text of the run"
                 )
         self.epoch, self.window = int(state["epoch"]), int(state["window"])
 
     def data_hash(self) -> str:
         """sha256 of the bytes of the first batches of the run, in hex; the position stays."""
-        fresh = Batches(self.tokens, self.batch_size, self.seq_len, self.seed)
+        fresh = replace(self, epoch=0, window=0)
         digest = hashlib.sha256()
         for _ in range(HASHED_BATCHES):
             digest.update(fresh.next().numpy().tobytes())

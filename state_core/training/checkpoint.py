@@ -3,6 +3,7 @@
     run/checkpoints/latest              names the newest folder
     run/checkpoints/step-000200/        model.safetensors, config.json: a model that loads by itself
                                         training.safetensors: the optimizer and the random states
+                                        memory.safetensors: what is remembered, if anything
                                         state.json: step, data position, sums of the log, hashes
 
 A folder appears whole (temporary name, rename), and only then does `latest` move: a kill at any
@@ -38,10 +39,12 @@ from state_core.checkpoint import (
     write_tensors,
 )
 from state_core.errors import CheckpointError
+from state_core.memory.text_memory import TextMemory
 from state_core.pipeline import SOSM
 from state_core.training.optim import load_optimizer, optimizer_tensors
 
 TRAINING_FILE = "training.safetensors"
+MEMORY_FILE = "memory.safetensors"
 STATE_FILE = "state.json"
 KEPT = 2
 
@@ -68,6 +71,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     position: dict[str, int | str],
     tokenizer: str | None,
+    memory: TextMemory | None = None,
 ) -> Path:
     """Write the checkpoint of this step, move `latest` to it, and drop all but the newest two."""
     root = checkpoints_dir(run_dir)
@@ -77,7 +81,10 @@ def save_checkpoint(
         save_model(model, folder, tokenizer)
         tensors = optimizer_tensors(optimizer, model) | _random_states()
         write_tensors(folder / TRAINING_FILE, tensors, "training", {})
-        files = {name: sha256_file(folder / name) for name in (MODEL_FILE, TRAINING_FILE)}
+        if memory is not None:
+            write_tensors(folder / MEMORY_FILE, memory.tensors(), "training memory", {})
+        written = sorted(path.name for path in folder.glob("*.safetensors"))
+        files = {name: sha256_file(folder / name) for name in written}
         state = {"schema": SCHEMA, "position": position, "files": files, **asdict(progress)}
         atomic_write_json(folder / STATE_FILE, {**state, "sha256": _digest(state)})
     atomic_write_text(root / "latest", target.name + "\n")
@@ -100,9 +107,13 @@ def latest_checkpoint(run_dir: Path) -> Path:
 
 
 def load_checkpoint(
-    folder: Path, model: SOSM, optimizer: torch.optim.Optimizer, tokenizer: str | None
+    folder: Path,
+    model: SOSM,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: str | None,
+    memory: TextMemory | None = None,
 ) -> tuple[Progress, dict[str, int | str]]:
-    """Put a model, its optimizer and the random states back; the rest is returned.
+    """Put a model, its optimizer, the random states and the memory back; the rest is returned.
 
     CheckpointError if anything is missing, truncated, altered or of another model or tokenizer.
     """
@@ -117,6 +128,8 @@ def load_checkpoint(
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_what_else(folder)}") from error
     load_tensors(model, weights, folder / MODEL_FILE)
+    if memory is not None:
+        memory.load_tensors(read_tensors(folder / MEMORY_FILE, "training memory")[0])
     _set_random_states(tensors)
     entries = {key: value for key, value in tensors.items() if not key.startswith("random|")}
     load_optimizer(optimizer, model, entries)

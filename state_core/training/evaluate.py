@@ -59,7 +59,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores over the same windows; `recall` and `other` divide them, and so do the positions."""
+    """Scores over the same windows; `recall`, `distant` (where a text is read on from segment to
+    segment) and `other` divide them, and so do the positions."""
 
     overall: Score
     recall: Score
@@ -67,11 +68,13 @@ class Evaluation:
     by_position: tuple[Score, ...]
     windows: int
     seq_len: int
+    distant: Score | None = None
 
     @property
     def scores(self) -> tuple[Score, ...]:
         """All of them, as the rows of a table."""
-        return (self.overall, self.recall, self.other, *self.by_position)
+        distant = () if self.distant is None else (self.distant,)
+        return (self.overall, self.recall, *distant, self.other, *self.by_position)
 
     def to_dict(self) -> dict[str, Any]:
         return {

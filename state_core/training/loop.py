@@ -22,15 +22,19 @@ from torch import Tensor, nn
 from state_core.adapters.k1_adapter import responsibility
 from state_core.audit import CausalityReport, audit_causality
 from state_core.errors import ConfigError, MissingExtraError, TrainingError
+from state_core.layers.moe import Routing
+from state_core.memory.text_memory import TextMemory
 from state_core.pipeline import SOSM
 from state_core.training.batches import Batches
 from state_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from state_core.training.evaluate import Evaluation, score_windows
+from state_core.training.evaluate_documents import score_documents
 from state_core.training.interrupt import Interrupt
 from state_core.training.metrics import Sink, open_sinks
 from state_core.training.optim import build_optimizer, set_learning_rate
 from state_core.training.progress import StepReport, Watcher
 from state_core.training.schedule import learning_rate
+from state_core.training.segments import SegmentBatches
 
 FIRST_SAVE = 10  # a run that will fail to save should fail in its first minute
 SMOOTHING = 20  # steps that the loss and the speed on display average over
@@ -80,17 +84,21 @@ class Trainer:
         self._inner = build_optimizer(self.model.to(self._device), self.train)
         self._prepared, self._optimizer = accelerator.prepare(self.model, self._inner)
         self._accelerator = accelerator
+        self._memory: TextMemory | None = None
+        if self.model.config.memory.enabled:
+            self._memory = self.model.new_memory(self.batches.batch_size)
         self._sinks: list[Sink] = []
         self._recent: list[float] = []
         self._speeds: list[float] = []
         self._edges: float | None = None
+        self._routed: tuple[Routing, ...] = ()
         self._evaluation: Evaluation | None = None
         self._saved: Path | None = None
 
     def resume(self, checkpoint: Path) -> None:
         """Go to a checkpoint; CheckpointError if it is damaged or of another run."""
         self.progress, position = load_checkpoint(
-            checkpoint, self.model, self._inner, self.tokenizer
+            checkpoint, self.model, self._inner, self.tokenizer, self._memory
         )
         self.batches.load_state_dict(position)
         self._saved = checkpoint
@@ -137,12 +145,25 @@ class Trainer:
     def _backward(self, ids: Tensor) -> float:
         ids = ids.to(self._device)
         with self._autocast():
-            out = self._prepared(ids, labels=ids, return_graph=self._logs_next)
+            out = self._prepared(
+                ids, labels=ids, return_graph=self._logs_next, memory=self._recollection()
+            )
         total = out.loss if out.aux_loss is None else out.loss + out.aux_loss
         self._accelerator.backward(total / self.train.accumulate)
+        if self._memory is not None and isinstance(self.batches, SegmentBatches):
+            self._memory.append(ids, out.keepsake, self.batches.documents)
         if out.graph is not None:
             self._edges = float(out.graph.counts.double().mean())
+        self._routed = out.routing
         return float(out.loss.detach())
+
+    def _recollection(self) -> TextMemory | None:
+        """What is remembered of the text so far; of another epoch's nothing, which is this one's
+        again: a model that remembers the very text learns to copy it."""
+        memory, batches = self._memory, self.batches
+        if memory is not None and isinstance(batches, SegmentBatches) and batches.begins:
+            memory.clear()
+        return memory
 
     @property
     def _logs_next(self) -> bool:
@@ -169,6 +190,7 @@ class Trainer:
                 tokens_per_second=speed,
                 edges_per_token=self._edges,
                 seconds=progress.seconds,
+                **_usage(self._routed),
             )
             progress.losses.clear()
         mean = math.fsum(self._recent) / len(self._recent)
@@ -196,19 +218,34 @@ class Trainer:
     def _evaluate(self) -> None:
         if self.valid is None:
             return
-        evaluation = score_windows(
-            self.model,
-            self.valid,
-            seq_len=self.train.seq_len,
-            batch_size=self.train.batch_size,
-            recall_window=self.model.config.graph.window,
-            max_batches=self.train.eval_batches,
-            autocast=self._autocast,
-        )
+        evaluation = self._score(self.valid)
         scores: dict[str, Any] = {s.name: s.loss for s in evaluation.scores if s.tokens}
         self._write("valid", loss=scores.pop("overall"), **scores)
         self.watcher.on_evaluation(self.progress.step, evaluation, self.audit.passed)
         self._evaluation = evaluation
+
+    def _score(self, valid: NDArray[np.int64]) -> Evaluation:
+        """As the model is trained: over windows, or over consecutive segments with its memory."""
+        config, train = self.model.config, self.train
+        if config.memory.enabled:
+            tokens = train.eval_batches * train.batch_size * train.seq_len
+            with self._autocast():
+                return score_documents(
+                    self.model,
+                    valid[:tokens],
+                    remember=config.memory.capacity,
+                    seq_len=train.seq_len,
+                    recall_window=config.graph.window,
+                )
+        return score_windows(
+            self.model,
+            valid,
+            seq_len=train.seq_len,
+            batch_size=train.batch_size,
+            recall_window=config.graph.window,
+            max_batches=train.eval_batches,
+            autocast=self._autocast,
+        )
 
     def _save(self) -> None:
         self._saved = save_checkpoint(
@@ -218,6 +255,7 @@ class Trainer:
             self._inner,
             self.batches.state_dict(),
             self.tokenizer,
+            self._memory,
         )
 
     def _finish(self, interrupted: bool) -> TrainResult:
@@ -284,6 +322,16 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         enabled = self.train.precision == "bf16"
         return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+
+
+def _usage(routed: tuple[Routing, ...]) -> dict[str, Any]:
+    """How the experts of each routed layer shared the last batch; nothing without experts."""
+    if not routed:
+        return {}
+    return {
+        "expert_usage": [[round(share, 4) for share in r.usage.tolist()] for r in routed],
+        "expert_imbalance": max(r.imbalance for r in routed),
+    }
 
 
 def resume_command(run_dir: Path) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from state_core.atomic import atomic_write_json
 from state_core.checkpoint import MODEL_FILE, read_info, save_model
-from state_core.config import SOSMConfig
+from state_core.config import SOSMConfig, TrainConfig
 from state_core.errors import CheckpointError
 from state_core.pipeline import SOSM
 from state_core.training.batches import Batches
@@ -34,6 +34,7 @@ from state_core.training.malloc import keep_large_blocks
 from state_core.training.manifests import Report
 from state_core.training.metrics import METRICS_FILE
 from state_core.training.progress import Watcher
+from state_core.training.segments import SegmentBatches
 from state_core.training.tokenizer import Tokenizer, cached_tokenizer, check_vocabulary
 
 CONFIG_FILE = "config.json"
@@ -59,6 +60,13 @@ class Text:
     @cached_property
     def test(self) -> NDArray[np.int64]:
         return self._encode("test")
+
+    def batches(self, train: TrainConfig) -> Batches:
+        """What a run trains on, in its order."""
+        sizes = train.batch_size, train.seq_len, train.seed
+        if train.consecutive:
+            return SegmentBatches(self.train, *sizes, end=self.tokenizer.end_of_document)
+        return Batches(self.train, *sizes)
 
     def ids(self, part: str) -> NDArray[np.int64]:
         """The ids of `train`, `valid` or `test`; DataError for another name or an empty part."""
@@ -162,7 +170,7 @@ def _fit(
     keep_large_blocks()
     check_vocabulary(text.tokenizer, config.vocab_size)
     settings = config.train
-    batches = Batches(text.train, settings.batch_size, settings.seq_len, settings.seed)
+    batches = text.batches(settings)
     torch.manual_seed(settings.seed)
     model = SOSM(config)
     fingerprint = text.tokenizer.fingerprint

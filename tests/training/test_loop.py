@@ -247,3 +247,13 @@ def test_tensorboard_and_wandb_are_written_when_asked_for(
     config = tiny.override({"train.tensorboard": True, "train.steps": 2})
     train(config, tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_the_log_tells_how_experts_are_used(tiny: SOSMConfig, tmp_path: Path) -> None:
+    moe = {"moe.routing": "token_choice", "moe.n_experts": 4, "moe.hidden": 8}
+    train(tiny.override({**moe, "moe.from_layer": 1}), tmp_path / "run")
+    for record in (r for r in read_metrics(tmp_path / "run") if r["kind"] == "train"):
+        (usage,) = record["expert_usage"]
+        assert len(usage) == 4
+        assert sum(usage) == pytest.approx(1, abs=1e-3)
+        assert record["expert_imbalance"] == pytest.approx(4 * max(usage), abs=1e-3)
