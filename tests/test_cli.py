@@ -23,9 +23,10 @@ COMMON = {"--config", "--data", "--preset", "--seed", "--set", "--steps"}
 FLAGS = {
     "quickstart": COMMON | {"--out", "--fresh"},
     "train": COMMON | {"--run-dir", "--resume", "--overwrite"},
-    "eval": {"--run", "--split", "--data", "--max-batches", "--out"},
+    "eval": {"--run", "--split", "--data", "--max-batches", "--remember", "--out"},
     "generate": {
         "--run", "--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed",
+        "--file", "--remember",
     },
     "inspect": {"--run", "--text", "--file", "--token", "--edges", "--out"},
     "bench": {
@@ -217,6 +218,29 @@ def test_generate_is_seeded_and_starts_with_its_prompt(run: Path):
     assert first.exit_code == 0, first.output
     assert first.output.startswith("The captain")
     assert first.output == again.output != other.output
+
+
+def test_generate_continues_a_file(run: Path, tmp_path: Path):
+    file = tmp_path / "book.txt"
+    file.write_text("the captain saw the sea. " * 60)
+    done = sosm("generate", "--run", str(run), "--file", str(file), "--max-new-tokens", "4")
+    assert done.exit_code == 0, done.output
+    assert "captain" in done.output
+    assert len(done.output) < 800
+    both = sosm("generate", "--run", str(run), "--file", str(file), "--prompt", "a")
+    assert both.exit_code == 2
+    forgets = sosm("generate", "--run", str(run), "--prompt", "a", "--remember", "64")
+    assert forgets.exit_code == 1
+    assert "memory.enabled = true" in forgets.output
+
+
+def test_eval_reads_on_from_segment_to_segment(run: Path):
+    done = sosm("eval", "--run", str(run), "--remember", "0", "--max-batches", "2")
+    assert done.exit_code == 0, done.output
+    assert "distant tokens" in done.output
+    record = json.loads((run / "eval.json").read_text())
+    assert record["remembered"] == 0
+    assert "distant" in {s["name"] for s in record["scores"]}
 
 
 def test_generate_without_a_prompt(run: Path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from state_core.cli.console import console, pipe_friendly
+from state_core.cli.console import console, pipe_friendly, status
 from state_core.cli.options import Run
 from state_core.errors import InputError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LONGEST = 2000  # tokens; the page stays quick
 SOURCES = 6
+SHOWN = 64  # tokens of a file before what is written
 
 
 def generate(
@@ -38,20 +39,42 @@ def generate(
         typer.Option(help="Sample from the fewest tokens whose probability reaches p."),
     ] = 0.95,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A file in place of a prompt: the text to continue.")
+    ] = None,
+    remember: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of the text that a memory holds behind the last segment."),
+    ] = None,
 ) -> None:
     """Continue a text.
 
-    Example: sosm generate --run runs/mine --prompt "To be, or" --seed 1
+    With --remember, a text may be of any length: what is carried is one segment and the memory.
+
+    Examples:
+
+    - sosm generate --run runs/mine --prompt "To be, or" --seed 1
+    - sosm generate --run runs/mine --file book.txt --remember 8192
     """
     import torch
 
+    from state_core.training.own_files import read_text
     from state_core.training.run import load_run
 
+    if file is not None and prompt:
+        raise typer.BadParameter("give a prompt or a file, and not both", param_hint="--file")
     model, tokenizer = load_run(run)
-    ids = tokenizer.encode(prompt) or [tokenizer.end_of_document]
-    given = torch.tensor([ids])
-    written = model.generate(given, max_new_tokens, temperature, top_k, top_p, seed)[0].tolist()
-    pipe_friendly(tokenizer.decode(written if prompt else written[1:]) + "\n")
+    # Of a file only the end is shown again: it may be a book.
+    begins = read_text(file) if file is not None else prompt
+    ids = tokenizer.encode(begins) or [tokenizer.end_of_document]
+    memory = None if remember is None else model.new_memory(capacity=remember)
+    if file is not None:
+        status(f"reading {len(ids):,} tokens of {file}")
+    written = model.generate(
+        torch.tensor([ids]), max_new_tokens, temperature, top_k, top_p, seed, memory=memory
+    )[0].tolist()
+    shown = 0 if prompt else len(ids) - SHOWN if file is not None else 1
+    pipe_friendly(tokenizer.decode(written[max(shown, 0) :]) + "\n")
 
 
 def inspect(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from state_core.cli.console import console, status
+from state_core.cli.console import bar, console, status
 from state_core.cli.options import (
     ConfigFile,
     Data,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from state_core.training.evaluate import Evaluation
 
 DEFAULT_RUN = Path("runs/sosm")
+KINDS = ("recall", "distant", "other")
 
 
 def train(
@@ -83,6 +84,13 @@ def evaluate(
     max_batches: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many batches of windows.")
     ] = None,
+    remember: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Read the text in order, segment by segment, with so many tokens in memory.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the JSON goes. [default: eval.json in the run]")
     ] = None,
@@ -90,13 +98,18 @@ def evaluate(
     """Audit a model's causality, then give its perplexity. No perplexity without a passed audit.
 
     Recall tokens are those whose pair with the token before them occurred earlier in the context,
-    outside the sequential window.
+    outside the sequential window. With --remember, distant tokens are those whose pair occurred in
+    earlier segments only; the targets are the same whatever is remembered.
 
-    Example: sosm eval --run runs/mine --split test
+    Examples:
+
+    - sosm eval --run runs/mine --split test
+    - sosm eval --run runs/mine --data sotu --remember 8192
     """
     from state_core.atomic import atomic_write_json
     from state_core.audit import audit_causality
-    from state_core.training.evaluate import evaluate as score
+    from state_core.training.evaluate import evaluate as score_windows
+    from state_core.training.evaluate_documents import evaluate_documents
     from state_core.training.run import load_run, load_text
 
     model, tokenizer = load_run(run)
@@ -109,7 +122,23 @@ def evaluate(
     console.print(f"[green]✓[/] {report}")
     config = model.config.override({"data.source": data}) if data else model.config
     text = load_text(config, tokenizer, status)
-    evaluation = score(model, text.ids(split), max_batches=max_batches, report=report)
+    ids = text.ids(split)
+    if remember is None:
+        evaluation = score_windows(model, ids, max_batches=max_batches, report=report)
+    else:
+        sizes = model.config.train
+        per_batch = sizes.batch_size * sizes.seq_len
+        ids = ids[: max_batches * per_batch] if max_batches else ids
+        with bar("reading", len(ids)) as progress:
+            evaluation = evaluate_documents(
+                model,
+                ids,
+                remember=remember,
+                end=tokenizer.end_of_document,
+                report=report,
+                progress=progress,
+            )
+        record["remembered"] = remember
     record |= {"data": config.data.source, "split": split, **evaluation.to_dict()}
     atomic_write_json(out, record)
     console.print(_scores(evaluation, f"{config.data.source}, {split}"))
@@ -123,7 +152,7 @@ def _scores(evaluation: Evaluation, title: str) -> Table:
         table.add_column(name, justify="right")
     for score in evaluation.scores:
         numbers = (f"{score.loss:.4f}", f"{score.perplexity:.2f}") if score.tokens else ("–", "–")
-        name = {"recall": "recall tokens", "other": "other tokens"}.get(score.name, score.name)
+        name = f"{score.name} tokens" if score.name in KINDS else score.name
         table.add_row(name, f"{score.tokens:,}", *numbers)
     return table
 
