@@ -87,6 +87,14 @@ def run_all(
     return found
 
 
+def best_rates(tuned: list[dict[str, Any]]) -> dict[str, float]:
+    """Each arm's rate with the lowest held-out loss."""
+    return {
+        arm: min((r for r in tuned if r["arm"] == arm), key=lambda r: r["valid_loss"])["lr"]
+        for arm in dict.fromkeys(r["arm"] for r in tuned)
+    }
+
+
 def check_same_data(found: list[dict[str, Any]]) -> None:
     """All arms of a seed must have read the same batches."""
     for seed in sorted({r["seed"] for r in found}):

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.harness import Job, check_same_data, perplexities, run_all, spread
+from experiments.harness import Job, best_rates, check_same_data, perplexities, run_all, spread
 from state_core.atomic import atomic_write_json
 from state_core.config import SOSMConfig, parse_overrides
 from state_core.training.baselines import matched_baseline
@@ -55,14 +55,6 @@ def arm_jobs(base: SOSMConfig, rates: dict[str, float]) -> Iterator[Job]:
         for arm, change in WITHOUT.items():
             values = {"train.lr": rates["SOSM"], "train.seed": seed, **change}
             yield Job(arm, base.override(values))
-
-
-def best_rates(tuned: list[dict[str, Any]]) -> dict[str, float]:
-    """Each family's rate with the lowest held-out loss."""
-    return {
-        family: min((r for r in tuned if r["arm"] == family), key=lambda r: r["valid_loss"])["lr"]
-        for family in dict.fromkeys(r["arm"] for r in tuned)
-    }
 
 
 def table(found: list[dict[str, Any]]) -> Table:
