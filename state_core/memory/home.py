@@ -35,7 +35,6 @@ from state_core.memory.manifest import (
 
 ITEMS_FILE = "items.safetensors"
 _OURS = re.compile(r"(snapshot-\d{8}|journal-\d{8}\.wal)$")
-_READS = 5  # attempts of a reader whom a writer's saves overtake
 
 
 class Home:
@@ -76,16 +75,13 @@ class Home:
 
     @classmethod
     def read(cls, folder: Path) -> tuple[Home, list[Record], dict[str, Tensor]]:
-        """As it is at this moment, whoever writes it: manifest, changes and items."""
-        for attempt in range(_READS):
-            home = cls(folder, read_manifest(folder), None)
-            try:
-                records, _ = home._read()
-                return home, records, home.items()
-            except StoreError:  # damage, or a save that took away what we were reading
-                if attempt == _READS - 1 or read_manifest(folder) == home.manifest:
-                    raise
-        raise AssertionError
+        """As it is at this moment, whoever writes it: manifest, changes and items.
+
+        StoreError as well where a save takes away what is being read.
+        """
+        home = cls(folder, read_manifest(folder), None)
+        records, _ = home._read()
+        return home, records, home.items()
 
     @property
     def snapshot(self) -> Path:

@@ -20,6 +20,7 @@ from state_core.memory.store import Store
 KINDS: dict[str, Any] = {"exact": None, "hnsw": HNSWIndex, "milvus": MilvusIndex}
 """Kind → its index, which takes a `Place` and the kind's options; None for none."""
 LIBRARIES = {"exact": (), "hnsw": ("hnswlib",), "milvus": ("pymilvus", "milvus-lite")}
+READS = 10  # attempts of a reader whom saves overtake
 EXACT_BELOW = 4096  # items; a batch of queries is answered faster by looking at all of them
 
 
@@ -40,7 +41,7 @@ def open(
     space:       "ip" (inner product) or "cosine"; that of the memory, or "ip" for a new one.
     read_only:   the memory as it is now, while another process may go on writing it.
     exact_below: with at most so many items to choose from, a search looks at all of them.
-    options:     hnsw: m, ef_construction, ef, threads. milvus: uri, token.
+    options:     hnsw: m, ef_construction, threads, and ef, until it is tuned. milvus: uri, token.
 
     Raises StoreError if what is at the path is damaged, being written elsewhere, or of another
     kind, width, space or parameters; ConfigError for an unknown kind or option; InputError for a
@@ -102,6 +103,18 @@ def _reopen(folder: Path, exact_below: int, options: dict[str, Any]) -> Store:
 
 
 def _read(folder: Path, exact_below: int, options: dict[str, Any]) -> Store:
+    """Read again what a writer's save took away meanwhile; what stands still is damaged."""
+    for _ in range(READS):
+        manifest = read_manifest(folder)
+        try:
+            return _read_once(folder, exact_below, options)
+        except StoreError:
+            if read_manifest(folder) == manifest:
+                raise
+    raise StoreError(f"{folder} is saved faster than it can be read: try again")
+
+
+def _read_once(folder: Path, exact_below: int, options: dict[str, Any]) -> Store:
     """A reader searches exactly where the index cannot be opened beside its writer."""
     home, records, items = Home.read(folder)
     manifest = home.manifest
@@ -136,7 +149,9 @@ def _match(
 ) -> None:
     """StoreError unless the memory is of what was asked for."""
     asked = {"kind": kind, "dim": dim, "space": space}
-    asked |= {name: options[name] for name in options.keys() & found.parameters.keys()}
+    # `ef` is but where tuning starts from.
+    fixed = found.parameters.keys() - {"ef"}
+    asked |= {name: options[name] for name in options.keys() & fixed}
     has = {**vars(found), **found.parameters}
     for name, value in asked.items():
         if value is not None and value != has[name]:

@@ -31,7 +31,7 @@ class MilvusIndex:
 
     def __init__(self, place: Place, *, uri: str | None = None, token: str | None = None) -> None:
         self._dim, self._name = place.dim, f"sosm_{place.store}"
-        self._lasting = place.folder is not None
+        self._lasting, self._embedded = place.folder is not None, uri is None
         self._temporary = None
         if uri is None and place.folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="sosm-milvus-")
@@ -100,7 +100,7 @@ class MilvusIndex:
         if not self._lasting:
             self._client.drop_collection(self._name)
         self._client.close()
-        if self._temporary is None and not self._uri.endswith(DATABASE):
+        if not self._embedded:
             return
         from milvus_lite.server_manager import server_manager_instance
 

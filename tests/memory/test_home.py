@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,30 @@ def test_readers_see_the_memory_beside_its_writer(saved: Path, way):
     memory.open(kind, saved, **options).close()
 
 
+def test_readers_come_through_while_saves_go_on(tmp_path: Path):
+    done = threading.Event()
+    with memory.open("hnsw", tmp_path, DIM) as writer:
+        changes(writer, seed=1)
+
+        def save():
+            while not done.is_set():
+                writer.add(normal(2, DIM), 0, 0)
+                writer.save()
+
+        saving = threading.Thread(target=save)
+        saving.start()
+        try:
+            seen = []
+            for _ in range(15):
+                with memory.open("hnsw", tmp_path, read_only=True) as reader:
+                    seen.append((reader.generation, len(reader)))
+        finally:
+            done.set()
+            saving.join()
+    assert seen == sorted(seen)
+    assert all(live - seen[0][1] == 2 * (g - seen[0][0]) for g, live in seen)
+
+
 def test_a_second_writing_process_is_refused(tmp_path: Path):
     code = f"from state_core import memory; memory.open('exact', {str(tmp_path)!r})"
     with memory.open("exact", tmp_path, DIM):
@@ -121,7 +146,8 @@ def test_another_memory_than_asked_for_is_refused(tmp_path: Path, asked: dict, s
     memory.open("hnsw", tmp_path, DIM).close()
     with pytest.raises(StoreError, match=says):
         memory.open(**{"kind": "hnsw", "path": tmp_path, **asked})
-    memory.open("hnsw", tmp_path, DIM, space="ip", m=16).close()
+    with memory.open("hnsw", tmp_path, DIM, space="ip", m=16, ef=9) as store:
+        assert store.stats().ef == 64  # where tuning would start from
 
 
 def test_what_cannot_be_opened_is_a_clear_error(tmp_path: Path):
