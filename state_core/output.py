@@ -74,19 +74,22 @@ class SOSMOutput:
     def logits(self) -> Tensor:
         """[B,T,V]; with a pointer head, log p of the mixture. Computed when first asked for, since
         training needs the labels' share only."""
-        logits = self.vocabulary_logits(self.hidden)
-        if self.votes is None or self.mix is None:
-            return logits
-        return self.mix(self.votes, logits)
+        return self._logits((slice(None),))
 
     @property
     def last_logits(self) -> Tensor:
         """[B,V]: `logits` of the last token alone, which is all that decoding needs."""
-        logits = self.vocabulary_logits(self.hidden[:, -1:])
-        if self.votes is not None and self.mix is not None:
-            last = Votes(self.votes.log_share[:, -1:], self.votes.words[:, -1:])
-            logits = self.mix(last, logits)
-        return logits[:, 0]
+        return self._logits((slice(None), slice(-1, None)))[:, 0]
+
+    def logits_at(self, texts: Tensor, tokens: Tensor) -> Tensor:
+        """[A,V]: `logits` of A tokens alone, given their texts [A] and their indices there [A]."""
+        return self._logits((texts, tokens))
+
+    def _logits(self, where: tuple[slice | Tensor, ...]) -> Tensor:
+        logits = self.vocabulary_logits(self.hidden[where])
+        if self.votes is None or self.mix is None:
+            return logits
+        return self.mix(Votes(self.votes.log_share[where], self.votes.words[where]), logits)
 
     def explain_prediction(self, b: int, i: int, token: int | None = None) -> PredictionExplanation:
         """Where the probability of `token` after position index `i` of text `b` comes from.
