@@ -17,6 +17,7 @@ from state_core.adapters.recency import RecencyState
 from state_core.config import SOSMConfig
 from state_core.graph.graph_stream import GraphStream
 from state_core.row_buffer import RowBuffer
+from state_core.state_size import StateSize, count_state
 
 CARRIED = ("lengths", "layers", "ids", "pointer_keys", "recency", "mu", "graph")
 
@@ -47,6 +48,18 @@ class SOSMCache:
         positions = self.lengths[:, None] + torch.arange(length, device=self.lengths.device)
         self.lengths = self.lengths + length
         return positions
+
+    def state_size(self) -> StateSize:
+        """How much is carried for each text: numbers and bytes, by part. Grows with what is read,
+        but for the states of Mamba layers."""
+        parts: dict[str, Any] = {}
+        for mixer, state in zip(self.config.layers, self.layers, strict=True):
+            parts.setdefault(mixer, []).append(state)
+        parts["graph"] = self.graph
+        parts["adapters"] = [self.mu, self.recency]
+        parts["pointer"] = [self.pointer_keys, self.ids]
+        parts["position"] = self.lengths
+        return count_state(parts, self.batch_size)
 
     @classmethod
     def stack(cls, caches: Sequence[SOSMCache]) -> SOSMCache:

@@ -36,16 +36,21 @@ class RowBuffer:
 
     def view(self, like: Tensor) -> Tensor:
         """All values written so far, [B,S,...]; empty ones shaped as `like` if there are none."""
-        return like[:, :0] if self._data is None else self._data[:, : self.size]
+        return like[:, :0] if self.values is None else self.values
+
+    @property
+    def values(self) -> Tensor | None:
+        """All values written so far, [B,S,...], None if there are none."""
+        return None if self._data is None else self._data[:, : self.size]
 
     def snapshot(self) -> RowBuffer:
         """The values written so far, not copied: whoever writes on, here or there, does so into
         memory of its own. For values that are written once."""
-        return RowBuffer(None if self._data is None else self._data[:, : self.size])
+        return RowBuffer(self.values)
 
     def copy(self) -> RowBuffer:
         """The values written so far, copied."""
-        return RowBuffer(None if self._data is None else self._data[:, : self.size].clone())
+        return RowBuffer(None if self.values is None else self.values.clone())
 
     def _reserve(self, size: int, like: Tensor) -> None:
         held = 0 if self._data is None else self._data.shape[1]
@@ -59,7 +64,7 @@ class RowBuffer:
     @classmethod
     def stack(cls, buffers: Sequence[RowBuffer]) -> RowBuffer:
         """Join the rows of several buffers into one batch, padding the shorter ones."""
-        held = [b._data[:, : b.size] for b in buffers if b._data is not None]
+        held = [b.values for b in buffers if b.values is not None]
         if not held:
             return cls()
         size = max(values.shape[1] for values in held)
