@@ -1,0 +1,174 @@
+"""Recall against the state that it costs: SOSM, full attention and pure Mamba-2 on probes.
+
+All arms have as many parameters (±2 %), the same steps and, for a seed, the same texts in the same
+order, which their data hashes prove. Every arm gets the same learning rates on seed 0 and keeps the
+one of the lowest loss on texts of its own; then it is trained over the seeds with that rate. A run
+that is done is kept, so that an interrupted experiment goes on where it was.
+
+    python -m experiments.probes --out runs/probes                  # MQAR and induction at T = 512
+    python -m experiments.probes --tasks listops senses
+    python -m experiments.probes --steps 3 --seeds 1 --rates 3e-3   # does it run?
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from experiments.harness import check_same_data, spread
+from experiments.probe_picture import write_picture
+from experiments.probe_runs import Run, Task
+from state_core.atomic import atomic_write_json
+from state_core.config import SOSMConfig, parse_overrides
+from state_core.training.baselines import count_parameters, matched_baseline
+from state_core.training.probes import MQAR, Induction, ListOps, Senses
+
+RATES = (3e-3, 1e-2)
+SMALL: dict[str, Any] = {
+    "d_model": 64,
+    "embed_rank": 64,
+    "layers": ["mamba", "graph_attention"],
+    "mlp_hidden": 128,
+    "mamba.headdim": 32,
+    "mamba.d_state": 32,
+    "train.precision": "fp32",
+    "train.k1_every": 0,
+    "train.batch_size": 2,
+    "train.seq_len": 512,
+    "train.eval_batches": 32,
+    "train.warmup": 100,
+}
+
+
+def tasks() -> dict[str, Task]:
+    """Each probe, from short texts to the ones that it is scored on."""
+    recall = [
+        MQAR(length=length, pairs=min(length // 4, 16), vocab_size=64)
+        for length in (32, 32, 64, 64, 64, 128, 512)
+    ]
+    induction = [
+        Induction(length=length, prefixes=min(length // 8, 16), repeats=3)
+        for length in (32, 32, 64, 64, 64, 128, 512)
+    ]
+    senses = [Senses(length=n, distance=n // 2) for n in (32, 64, 128, 512)]
+    return {
+        "mqar": Task("mqar", tuple(recall)),
+        "induction": Task("induction", tuple(induction)),
+        "listops": Task("listops", tuple(ListOps(length=n) for n in (16, 32, 64))),
+        "senses": Task("senses", tuple(senses)),
+    }
+
+
+def arms(vocab_size: int, changes: dict[str, Any]) -> dict[str, SOSMConfig]:
+    """SOSM as recommended and with all parts of phase 6, and its baselines, at equal parameters."""
+    values = {**SMALL, "vocab_size": vocab_size, **changes}
+    base = SOSMConfig.preset("default").override(values)
+    full = SOSMConfig.preset("phase6").override(values)
+    return {
+        "SOSM": base,
+        "SOSM, phase 6": same_size(full, count_parameters(base)),
+        "full attention": matched_baseline(base, "transformer"),
+        "Mamba-2": matched_baseline(base, "mamba2"),
+    }
+
+
+def same_size(config: SOSMConfig, target: int) -> SOSMConfig:
+    """The configuration with the feed-forward that comes closest to `target` parameters."""
+    narrow, wide = (config.override({"mlp_hidden": n}) for n in (4, 8))
+    one = count_parameters(narrow)
+    steps = round((target - one) / (count_parameters(wide) - one))
+    return config.override({"mlp_hidden": 4 * (1 + steps)})
+
+
+class Experiment:
+    """Runs over tasks, arms, rates and seeds, one after the other."""
+
+    def __init__(self, out: Path, chosen: list[Task], changes: dict[str, Any]) -> None:
+        self.out, self.chosen, self.changes = out, chosen, changes
+
+    def run(self, rates: Sequence[float], seeds: int) -> dict[str, list[dict[str, Any]]]:
+        """`tuning`, every rate on seed 0, and `arms`, each at its own rate over the seeds."""
+        arms_of = {t.name: arms(t.probe.vocab_size, self.changes) for t in self.chosen}
+        pairs = [(task, arm) for task in self.chosen for arm in arms_of[task.name]]
+        columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
+        with Progress(*columns) as self.progress:
+            self.total = self.progress.add_task("runs", total=len(pairs) * (len(rates) + seeds - 1))
+            tuning, found = [], []
+            for task, arm in pairs:
+                config = arms_of[task.name][arm]
+                tuned = [self._one(task, arm, config, rate, 0) for rate in rates]
+                best = min(tuned, key=lambda r: r["valid_loss"])
+                later = [self._one(task, arm, config, best["lr"], s) for s in range(1, seeds)]
+                tuning += tuned
+                found += [best, *later]
+        return {"tuning": tuning, "arms": found}
+
+    def _one(
+        self, task: Task, arm: str, config: SOSMConfig, rate: float, seed: int
+    ) -> dict[str, Any]:
+        run = Run(task, arm, config.override({"train.lr": rate, "train.seed": seed}))
+        steps = self.progress.add_task(run.name, total=config.train.steps)
+
+        def watch(step: int, loss: float) -> None:
+            self.progress.update(steps, completed=step, description=f"{run.name} loss {loss:.3f}")
+
+        found = run.result(self.out, watch)
+        self.progress.remove_task(steps)
+        self.progress.advance(self.total)
+        self.progress.console.print(
+            f"{run.name}: accuracy {found['test']['accuracy']:.3f}, {found['seconds']:.0f} s"
+        )
+        return found
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """Mean and standard deviation of the accuracy over the seeds, and what the arm carries."""
+    view = Table("task", "arm", "parameters", "lr", "state", "accuracy", "by seed", "s / run")
+    for task, arm in dict.fromkeys((r["task"], r["arm"]) for r in found):
+        rows = [r for r in found if (r["task"], r["arm"]) == (task, arm)]
+        accuracies = [r["test"]["accuracy"] for r in rows]
+        view.add_row(
+            task,
+            arm,
+            f"{rows[0]['parameters']:,}",
+            f"{rows[0]['lr']:g}",
+            f"{rows[0]['state']['elements']:,.0f}",
+            spread(accuracies, digits=3),
+            " ".join(f"{a:.3f}" for a in accuracies),
+            f"{sum(r['seconds'] for r in rows) / len(rows):.0f}",
+        )
+    return view
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    import torch
+
+    every = tasks()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/probes"))
+    parser.add_argument("--tasks", nargs="+", choices=list(every), default=["mqar", "induction"])
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    changes = {"train.steps": options.steps, **parse_overrides(options.set)}
+    experiment = Experiment(options.out, [every[name] for name in options.tasks], changes)
+    found = experiment.run(options.rates, options.seeds)
+    for task in options.tasks:
+        check_same_data([r for r in found["arms"] if r["task"] == task])
+    atomic_write_json(options.out / "results.json", found)
+    write_picture(found["arms"], options.out / "probes.html")
+    Console().print(table(found["arms"]))
+
+
+if __name__ == "__main__":
+    main()
