@@ -1,7 +1,9 @@
 """One run on a probe: train a model from scratch on it, score it, and count what state it carries.
 
 The text grows while a model learns: the stages of a task have equal shares of the steps, so that
-what is asked for is first found near by. All arms read the same texts in the same order.
+what is asked for is first found near by. All arms read the same texts in the same order, and a run
+stops early when it answers everything in some texts of the task itself: how many steps that took is
+part of the result.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from state_core.training.schedule import learning_rate
 
 # Seeds of texts: each training seed has a range of its own, and nothing is scored on a text that a
 # model was trained on or a rate was chosen by.
-PER_SEED, VALID, TEST = 10**7, 8 * 10**6, 9 * 10**6
+PER_SEED, WATCHED, VALID, TEST = 10**7, 7 * 10**6, 8 * 10**6, 9 * 10**6
+CHECKED = 8  # batches that decide whether a model may stop
+HASHED = 20  # batches of training whose bytes are compared across arms
 Watch = Callable[[int, float], None]
 
 
@@ -49,10 +53,12 @@ class Task:
         texts = max(1, train.batch_size * train.seq_len // stage.length)
         return stage.batch(texts, PER_SEED * train.seed + step)
 
-    def held_out(self, config: SOSMConfig, first: int) -> Iterator[ProbeBatch]:
-        """The texts that a model is scored on."""
+    def held_out(
+        self, config: SOSMConfig, first: int, batches: int | None = None
+    ) -> Iterator[ProbeBatch]:
+        """Texts of the task itself that no model is trained on."""
         train = config.train
-        for n in range(train.eval_batches):
+        for n in range(train.eval_batches if batches is None else batches):
             yield self.probe.batch(train.batch_size, PER_SEED * train.seed + first + n)
 
 
@@ -83,7 +89,7 @@ class Run:
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         began = time.perf_counter()
-        model, data_hash = train_on(self.task, self.config, watch)
+        model, steps, data_hash = train_on(self.task, self.config, watch)
         seconds = time.perf_counter() - began
         found = {
             "task": self.task.name,
@@ -91,7 +97,7 @@ class Run:
             "arm": self.arm,
             "seed": self.config.train.seed,
             "lr": self.config.train.lr,
-            "steps": self.config.train.steps,
+            "steps": steps,
             "parameters": model.num_parameters(),
             "state": carried(model, self.task.probe.length),
             "valid_loss": held_out_loss(model, self.task),
@@ -104,8 +110,8 @@ class Run:
         return found
 
 
-def train_on(task: Task, config: SOSMConfig, watch: Watch) -> tuple[SOSM, str]:
-    """A model trained on the labels alone, and the hash of all that it read."""
+def train_on(task: Task, config: SOSMConfig, watch: Watch) -> tuple[SOSM, int, str]:
+    """A model trained on the labels alone, its steps, and the hash of the first texts it read."""
     train = config.train
     torch.manual_seed(train.seed)
     model = SOSM(config).train()
@@ -113,7 +119,8 @@ def train_on(task: Task, config: SOSMConfig, watch: Watch) -> tuple[SOSM, str]:
     read = hashlib.sha256()
     for step in range(train.steps):
         batch = task.batch(step, config)
-        read.update(batch.ids.numpy().tobytes())
+        if step < HASHED:
+            read.update(batch.ids.numpy().tobytes())
         loss = model(batch.ids, labels=batch.labels).loss
         nats = float(loss.detach())
         if not math.isfinite(nats):
@@ -126,7 +133,14 @@ def train_on(task: Task, config: SOSMConfig, watch: Watch) -> tuple[SOSM, str]:
         optimizer.step()
         optimizer.zero_grad()
         watch(step + 1, nats)
-    return model.eval(), read.hexdigest()
+        if (step + 1) % train.eval_every == 0 and solves(model, task):
+            break
+    return model.eval(), step + 1, read.hexdigest()
+
+
+def solves(model: SOSM, task: Task) -> bool:
+    """Whether a model answers everything in a few texts of the task itself."""
+    return probe_accuracy(model, task.held_out(model.config, WATCHED, CHECKED)).accuracy == 1
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """Recall against the state that it costs: SOSM, full attention and pure Mamba-2 on probes.
 
-All arms have as many parameters (±2 %), the same steps and, for a seed, the same texts in the same
-order, which their data hashes prove. Every arm gets the same learning rates on seed 0 and keeps the
-one of the lowest loss on texts of its own; then it is trained over the seeds with that rate. A run
-that is done is kept, so that an interrupted experiment goes on where it was.
+All arms have as many parameters (±2 %), the same steps at most and, for a seed, the same texts in
+the same order, which their data hashes prove. Every arm gets the same learning rates on seed 0 and
+keeps the one of the lowest loss on texts set apart for that; then it is trained over the seeds with
+that rate. A run that is done is kept, so that an interrupted experiment goes on where it was.
 
     python -m experiments.probes --out runs/probes                  # MQAR and induction at T = 512
     python -m experiments.probes --tasks listops senses
@@ -30,6 +30,7 @@ from state_core.training.baselines import count_parameters, matched_baseline
 from state_core.training.probes import MQAR, Induction, ListOps, Senses
 
 RATES = (3e-3, 1e-2)
+ARMS = ("SOSM", "full attention", "Mamba-2", "SOSM, phase 6")
 SMALL: dict[str, Any] = {
     "d_model": 64,
     "embed_rank": 64,
@@ -41,20 +42,18 @@ SMALL: dict[str, Any] = {
     "train.k1_every": 0,
     "train.batch_size": 2,
     "train.seq_len": 512,
-    "train.eval_batches": 32,
-    "train.warmup": 100,
+    "train.eval_batches": 64,
+    "train.eval_every": 50,
+    "train.warmup": 50,
 }
 
 
 def tasks() -> dict[str, Task]:
     """Each probe, from short texts to the ones that it is scored on."""
-    recall = [
-        MQAR(length=length, pairs=min(length // 4, 16), vocab_size=64)
-        for length in (32, 32, 64, 64, 64, 128, 512)
-    ]
+    recall = [MQAR(length=n, pairs=min(n // 4, 8), vocab_size=32) for n in (16, 32, 32, 128, 512)]
     induction = [
-        Induction(length=length, prefixes=min(length // 8, 16), repeats=3)
-        for length in (32, 32, 64, 64, 64, 128, 512)
+        Induction(length=n, vocab_size=64, prefixes=1, repeats=7, special=True)
+        for n in (32, 64, 128, 512, 512)
     ]
     senses = [Senses(length=n, distance=n // 2) for n in (32, 64, 128, 512)]
     return {
@@ -70,12 +69,13 @@ def arms(vocab_size: int, changes: dict[str, Any]) -> dict[str, SOSMConfig]:
     values = {**SMALL, "vocab_size": vocab_size, **changes}
     base = SOSMConfig.preset("default").override(values)
     full = SOSMConfig.preset("phase6").override(values)
-    return {
-        "SOSM": base,
-        "SOSM, phase 6": same_size(full, count_parameters(base)),
-        "full attention": matched_baseline(base, "transformer"),
-        "Mamba-2": matched_baseline(base, "mamba2"),
-    }
+    of_one_size = (
+        base,
+        matched_baseline(base, "transformer"),
+        matched_baseline(base, "mamba2"),
+        same_size(full, count_parameters(base)),
+    )
+    return dict(zip(ARMS, of_one_size, strict=True))
 
 
 def same_size(config: SOSMConfig, target: int) -> SOSMConfig:
@@ -92,10 +92,12 @@ class Experiment:
     def __init__(self, out: Path, chosen: list[Task], changes: dict[str, Any]) -> None:
         self.out, self.chosen, self.changes = out, chosen, changes
 
-    def run(self, rates: Sequence[float], seeds: int) -> dict[str, list[dict[str, Any]]]:
+    def run(
+        self, chosen_arms: Sequence[str], rates: Sequence[float], seeds: int
+    ) -> dict[str, list[dict[str, Any]]]:
         """`tuning`, every rate on seed 0, and `arms`, each at its own rate over the seeds."""
         arms_of = {t.name: arms(t.probe.vocab_size, self.changes) for t in self.chosen}
-        pairs = [(task, arm) for task in self.chosen for arm in arms_of[task.name]]
+        pairs = [(task, arm) for arm in chosen_arms for task in self.chosen]
         columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
         with Progress(*columns) as self.progress:
             self.total = self.progress.add_task("runs", total=len(pairs) * (len(rates) + seeds - 1))
@@ -122,14 +124,15 @@ class Experiment:
         self.progress.remove_task(steps)
         self.progress.advance(self.total)
         self.progress.console.print(
-            f"{run.name}: accuracy {found['test']['accuracy']:.3f}, {found['seconds']:.0f} s"
+            f"{run.name}: accuracy {found['test']['accuracy']:.3f} after "
+            f"{found['steps']} steps, {found['seconds']:.0f} s"
         )
         return found
 
 
 def table(found: list[dict[str, Any]]) -> Table:
     """Mean and standard deviation of the accuracy over the seeds, and what the arm carries."""
-    view = Table("task", "arm", "parameters", "lr", "state", "accuracy", "by seed", "s / run")
+    view = Table("task", "arm", "parameters", "lr", "state", "accuracy", "by seed", "steps")
     for task, arm in dict.fromkeys((r["task"], r["arm"]) for r in found):
         rows = [r for r in found if (r["task"], r["arm"]) == (task, arm)]
         accuracies = [r["test"]["accuracy"] for r in rows]
@@ -141,7 +144,7 @@ def table(found: list[dict[str, Any]]) -> Table:
             f"{rows[0]['state']['elements']:,.0f}",
             spread(accuracies, digits=3),
             " ".join(f"{a:.3f}" for a in accuracies),
-            f"{sum(r['seconds'] for r in rows) / len(rows):.0f}",
+            " ".join(f"{r['steps']}" for r in rows),
         )
     return view
 
@@ -153,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/probes"))
     parser.add_argument("--tasks", nargs="+", choices=list(every), default=["mqar", "induction"])
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--threads", type=int, default=1)
@@ -162,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     changes = {"train.steps": options.steps, **parse_overrides(options.set)}
     experiment = Experiment(options.out, [every[name] for name in options.tasks], changes)
-    found = experiment.run(options.rates, options.seeds)
+    found = experiment.run(options.arms, options.rates, options.seeds)
     for task in options.tasks:
         check_same_data([r for r in found["arms"] if r["task"] == task])
     atomic_write_json(options.out / "results.json", found)
