@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from state_core import SOSM, SOSMConfig
+from state_core import SOSM, SOSMConfig, audit_causality
 from state_core.atomic import atomic_write_json
-from state_core.errors import TrainingError
+from state_core.errors import CausalityError, TrainingError
 from state_core.training.optim import build_optimizer, set_learning_rate
 from state_core.training.probes import Probe, ProbeBatch, probe_accuracy
 from state_core.training.schedule import learning_rate
@@ -84,13 +84,17 @@ class Run:
         return hashlib.sha256(said.encode()).hexdigest()[:8]
 
     def result(self, out: Path, watch: Watch = lambda step, loss: None) -> dict[str, Any]:
-        """Train and score, or read what an earlier run found. TrainingError if it diverges."""
+        """Train and score, or read what an earlier run found. TrainingError if training diverges,
+        CausalityError if the model sees what it is asked for."""
         path = out / f"{self.name}.json"
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         began = time.perf_counter()
         model, steps, data_hash = train_on(self.task, self.config, watch)
         seconds = time.perf_counter() - began
+        audit = audit_causality(model)
+        if not audit.passed:
+            raise CausalityError(f"{self.name}: no accuracy is given.\n{audit}")
         found = {
             "task": self.task.name,
             "probe": repr(self.task.probe),

@@ -9,6 +9,9 @@ import pytest
 
 from experiments import probe_runs, probes
 from experiments.probe_picture import picture
+from state_core.audit import CausalityReport, Finding
+from state_core.config import parse_overrides
+from state_core.errors import CausalityError
 from state_core.training.baselines import count_parameters
 from state_core.training.probes import Induction
 
@@ -38,6 +41,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_runs_and_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(probe_runs, "audit_causality", lambda model: CausalityReport([], length=0))
     command = ["--out", str(tmp_path), "--tasks", "induction", "--steps", "2", "--seeds", "2"]
     command += ["--rates", "1e-3", "1e-2"] + [part for v in TINY for part in ("--set", v)]
     probes.main(command)
@@ -58,6 +62,17 @@ def test_it_runs_and_goes_on_where_it_was(
     monkeypatch.setattr(probe_runs, "train_on", None)
     probes.main(command)
     assert json.loads((tmp_path / "results.json").read_text()) == found
+
+
+@pytest.mark.usefixtures("short")
+def test_a_model_that_leaks_is_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leak = CausalityReport([Finding("logits", "eval", 3, change=1.0)], length=8)
+    monkeypatch.setattr(probe_runs, "audit_causality", lambda model: leak)
+    changes = {"train.steps": 1, **parse_overrides(TINY)}
+    run = probe_runs.Run(probes.tasks()["induction"], "SOSM", probes.arms(16, changes)["SOSM"])
+    with pytest.raises(CausalityError, match="no accuracy is given"):
+        run.result(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("short")
