@@ -17,6 +17,7 @@ from state_core.adapters.recency import Recency
 from state_core.adapters.temporal_adapter import TemporalAdapter
 from state_core.graph import adaptive_k, graph_builder
 from state_core.layers import attention, mamba, pointer
+from state_core.memory.text_memory import TextMemory
 from tests.invariants.variants import build
 
 Patch = Callable[[pytest.MonkeyPatch, SOSM], None]
@@ -114,8 +115,16 @@ def leak_in_the_pointer(patch: pytest.MonkeyPatch, model: SOSM) -> None:
         return width < graph.counts[..., None]
 
     _wrap(patch, pointer, "voting_edges", itself_too)
+
     # A token that votes for what follows itself needs an id to be there: the last has none.
-    _wrap(patch, model.pointer, "forward", lambda f, h, g, k, ids: f(h, g, k, ids[:, _next(ids)]))
+    def read(f: Any, h: Tensor, g: Any, k: Tensor, ids: Tensor, recalled: Any) -> Any:
+        return f(h, g, k, ids[:, _next(ids)], recalled)
+
+    _wrap(patch, model.pointer, "forward", read)
+
+
+def leak_in_memory(patch: pytest.MonkeyPatch, model: SOSM) -> None:
+    _wrap(patch, TextMemory, "recall", lambda f, memory, u: f(memory, _tomorrow(u)))
 
 
 def _next(ids: Tensor) -> Tensor:
@@ -135,6 +144,7 @@ LEAKS: dict[str, tuple[Patch, str, str]] = {
     "dense attention": (leak_in_dense_attention, "mixer attention, no graph", "logits"),
     "norm": (leak_in_a_norm, "as recommended", "logits"),
     "pointer": (leak_in_the_pointer, "as recommended", "pointer.words"),
+    "memory": (leak_in_memory, "memory", "memory.items"),
 }
 
 
