@@ -26,7 +26,7 @@ from experiments.probe_picture import write_picture
 from experiments.probe_runs import Run, Task
 from state_core.atomic import atomic_write_json
 from state_core.config import SOSMConfig, parse_overrides
-from state_core.training.baselines import count_parameters, matched_baseline
+from state_core.training.baselines import count_parameters, matched_baseline, widened
 from state_core.training.probes import MQAR, Induction, ListOps, Senses
 
 RATES = (3e-3, 1e-2)
@@ -73,17 +73,9 @@ def arms(vocab_size: int, changes: dict[str, Any]) -> dict[str, SOSMConfig]:
         base,
         matched_baseline(base, "transformer"),
         matched_baseline(base, "mamba2"),
-        same_size(full, count_parameters(base)),
+        widened(full, count_parameters(base)),
     )
     return dict(zip(ARMS, of_one_size, strict=True))
-
-
-def same_size(config: SOSMConfig, target: int) -> SOSMConfig:
-    """The configuration with the feed-forward that comes closest to `target` parameters."""
-    narrow, wide = (config.override({"mlp_hidden": n}) for n in (4, 8))
-    one = count_parameters(narrow)
-    steps = round((target - one) / (count_parameters(wide) - one))
-    return config.override({"mlp_hidden": 4 * (1 + steps)})
 
 
 class Experiment:

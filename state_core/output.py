@@ -29,7 +29,7 @@ class Source:
     kind: EdgeKind | None = None
     word: int | None = None
     item: int | None = None
-    """The item's number: `memory.item(b, number)` tells more."""
+    """The position of what was remembered: `memory.item(b, position)` tells more."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class SOSMOutput:
         for e, share in zip(voters, parts[1:].tolist(), strict=True):
             if e >= self.graph.neighbors.shape[-1]:
                 assert self.recalled is not None
-                number = int(self.recalled.items[b, i, e - self.graph.neighbors.shape[-1]])
-                sources.append(Source(share, word=token, item=number))
+                position = int(self.recalled.items[b, i, e - self.graph.neighbors.shape[-1]])
+                sources.append(Source(share, word=token, item=position))
                 continue
             target = int(self.graph.neighbors[b, i, e])
             kind = EdgeKind(int(self.graph.kinds[b, i, e]))

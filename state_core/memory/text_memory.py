@@ -48,8 +48,8 @@ class Keepsake:
 class Recalled:
     """The K items most similar to each of T tokens, best first.
 
-    items [B,T,K] int64: numbers in the memory, −1 pads; similarities [B,T,K]; layer
-    [B,T,K,2,H,D]; pointer_keys [B,T,K,p]; words [B,T,K]: the token that followed the item, −1 pads.
+    items [B,T,K] int64: their positions in the text that was read, −1 pads; similarities [B,T,K];
+    layer [B,T,K,2,H,D]; pointer_keys [B,T,K,p]; words [B,T,K]: the token that followed, −1 pads.
     """
 
     items: Tensor
@@ -66,9 +66,8 @@ class Recalled:
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """A remembered token: its number, where it stood, and what followed it."""
+    """A remembered token: where it stood in what was read, and what followed it."""
 
-    number: int
     document: int
     position: int
     token: int
@@ -166,23 +165,22 @@ class TextMemory:
         one.rows = self.rows[b : b + 1]
         return one
 
-    def item(self, b: int, number: int) -> MemoryItem:
-        """What text b remembers under a number; InputError if it is forgotten or never was."""
+    def item(self, b: int, position: int) -> MemoryItem:
+        """What text b remembers of a position; InputError if it is forgotten or was never read."""
         row = self.rows[b]
-        at = row.index(number)
+        at = row.index(position)
         return MemoryItem(
-            number=number,
             document=int(row.kept["documents"].values[at]),
-            position=number,
+            position=position,
             token=int(row.kept["tokens"].values[at]),
             word=int(row.kept["words"].values[at]),
             features=row.kept["features"].values[at],
         )
 
-    def passage(self, b: int, number: int, before: int = 6, after: int = 2) -> list[int]:
-        """The tokens around an item, as many as are held."""
+    def passage(self, b: int, position: int, before: int = 6, after: int = 2) -> list[int]:
+        """The tokens around a position, as many as are held."""
         row = self.rows[b]
-        at = row.index(number)
+        at = row.index(position)
         return row.kept["tokens"].values[max(at - before, 0) : at + after + 1].tolist()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -227,12 +225,13 @@ class TextMemory:
 
     def _gather(self, name: str, items: Tensor) -> Tensor:
         """What is kept under a name, for items [B,T,K] of each text."""
-        columns = [row.take(name, of) for row, of in zip(self.rows, items, strict=True)]
+        like = next(row.kept[name].values for row in self.rows if len(row))
+        columns = [row.take(name, of, like) for row, of in zip(self.rows, items, strict=True)]
         return torch.stack(columns)
 
 
 class _Row:
-    """The memory of one text. Items are numbered by their position in it."""
+    """The memory of one text."""
 
     def __init__(self, kind: str, dim: int, capacity: int) -> None:
         self.kind, self.dim, self.capacity = kind, dim, capacity
@@ -251,27 +250,27 @@ class _Row:
         self.first = self.next - len(self)
 
     def search(self, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Item numbers and similarities, [T,K] each, for features [T,d]."""
+        """Positions and similarities, [T,K] each, of what is most similar to features [T,d]."""
         hits = self.store.search(features.detach().cpu(), k)
-        numbers = torch.from_numpy(hits.ids)
-        numbers = torch.where(numbers >= 0, numbers + self.base, numbers)
-        return numbers, torch.from_numpy(hits.similarities)
+        ids = torch.from_numpy(hits.ids)
+        positions = torch.where(ids >= 0, ids + self.base, ids)
+        return positions, torch.from_numpy(hits.similarities)
 
-    def take(self, name: str, numbers: Tensor) -> Tensor:
-        """What is kept under a name for items of any shape; arbitrary for padding."""
-        if not self.kept:
-            raise InputError("nothing is remembered")
-        values = self.kept[name].values
-        at = (numbers - self.first).clamp(min=0).flatten()
-        return values.index_select(0, at).unflatten(0, numbers.shape)
+    def take(self, name: str, positions: Tensor, like: Tensor) -> Tensor:
+        """What is kept under a name for positions of any shape, arbitrary for padding; shaped as
+        the rows of `like`."""
+        if not len(self):
+            return like.new_zeros(*positions.shape, *like.shape[1:])
+        at = (positions - self.first).clamp(min=0).flatten()
+        return self.kept[name].values.index_select(0, at).unflatten(0, positions.shape)
 
-    def index(self, number: int) -> int:
-        """Where an item lies; InputError if it is not held."""
-        if not self.first <= number < self.next:
+    def index(self, position: int) -> int:
+        """Where a token lies; InputError if it is not held."""
+        if not self.first <= position < self.next:
             raise InputError(
-                f"item {number} is not remembered: numbers {self.first} to {self.next - 1} are"
+                f"position {position} is not remembered: {self.first} to {self.next - 1} are"
             )
-        return number - self.first
+        return position - self.first
 
     def tensors(self) -> dict[str, Tensor]:
         held = {name: tail.values.clone() for name, tail in self.kept.items()}
@@ -285,7 +284,7 @@ class _Row:
             self.append(features, columns)
 
     def _open(self, first: int) -> None:
-        """Begin an empty memory, whose first item has a number."""
+        """Begin an empty memory, whose first token has a position."""
         self.store = memory.open(self.kind, dim=self.dim)
         self.base = self.first = self.next = first
 

@@ -45,7 +45,7 @@ def test_an_item_knows_its_place_its_text_and_its_blocks(model: SOSM) -> None:
         item = recalled.item
         assert item.token == ids[1, item.position]
         assert item.word == ids[1, item.position + 1]
-        assert item.token in memory.passage(1, item.number)
+        assert item.token in memory.passage(1, item.position)
         assert sum(recalled.contributions.values()) == pytest.approx(recalled.similarity, abs=1e-5)
         assert f"position {item.position}" in str(recalled)
     assert [r.similarity for r in found] == sorted((r.similarity for r in found), reverse=True)
@@ -108,6 +108,12 @@ def test_clearing_one_text_keeps_the_other(model: SOSM) -> None:
     memory.clear([0])
     assert len(memory.row(0)) == 0
     assert len(memory.row(1)) == 45
+    segment = text(2, SEGMENT, seed=3)
+    with torch.no_grad():
+        out = model(segment, memory=memory)
+        torch.testing.assert_close(out.logits[0], model(segment).logits[0])
+    assert not out.recalled.known[0].any()
+    assert out.recalled.known[1].all()
 
 
 def test_it_matters_and_reaches_the_gate(model: SOSM) -> None:
