@@ -60,16 +60,18 @@ CONFIG = {
 def read(model: SOSM, ids: Tensor, labels: Tensor, capacity: int) -> SOSMOutput:
     """Read texts [N,T] segment by segment; the output of the last one, which holds the question.
 
-    capacity: tokens that are remembered of each text; 0 reads without a memory.
+    Segments are counted from the end, so that none begins inside the question: a state of local
+    blocks that is cut there is not the fact's. capacity: tokens that are remembered of each text; 0
+    reads without a memory.
     """
     memory = model.new_memory(len(ids), capacity) if capacity else None
-    starts = range(0, ids.shape[1] - 1, SEGMENT - 1)
+    last = max(ids.shape[1] - SEGMENT, 0)
     with torch.no_grad():
-        for start in starts[:-1] if memory is not None else ():
-            part = ids[:, start : start + SEGMENT]
-            memory.append(part, model(part, memory=memory).keepsake)
-    last = slice(starts[-1], None)
-    return model(ids[:, last], labels=labels[:, last], memory=memory)
+        for start in range(last % (SEGMENT - 1) - SEGMENT + 1, last, SEGMENT - 1):
+            part = ids[:, max(start, 0) : start + SEGMENT]
+            if memory is not None and part.shape[1] > 1:
+                memory.append(part, model(part, memory=memory).keepsake)
+    return model(ids[:, last:], labels=labels[:, last:], memory=memory)
 
 
 def train(config: SOSMConfig, filler: Any, progress: Progress) -> SOSM:
