@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Run:
     @property
     def name(self) -> str:
         train = self.config.train
-        arm = self.arm.replace(" ", "-")
+        arm = re.sub(r"\W+", "-", self.arm)
         return f"{self.task.name}_{arm}_lr{train.lr:g}_seed{train.seed}_{self._digest}"
 
     @property
