@@ -2,8 +2,9 @@
 
 All arms have as many parameters as phase 6 (±2 %), a batch holds about as many tokens at every
 length, and all compute in float32. Trained is a whole step: forward, backward, optimiser. Read is
-one forward pass that gives all logits. Arms take turns in one process, and a ratio is the median of
-those within each turn. Peak memory is that of a process which does nothing else, the whole of it.
+one forward pass that gives all logits; phase 6 reads its memory, full, and adds to it. Arms take
+turns in one process, and a ratio is the median of those within each turn. Peak memory is that of a
+process which does nothing else, the whole of it.
 
     python -m experiments.throughput --threads 2
     python -m experiments.throughput --lengths 32 64 --tokens 64 --seconds 0    # does it run?
@@ -32,6 +33,7 @@ from state_core.bench.timing import Spread, interleave, ratios
 from state_core.config import SOSMConfig
 from state_core.errors import CausalityError
 from state_core.machine import machine, versions
+from state_core.memory.text_memory import TextMemory
 from state_core.pipeline import SOSM
 from state_core.training.baselines import count_parameters, matched_baseline, widened
 from state_core.training.malloc import keep_large_blocks
@@ -57,20 +59,36 @@ def prepare(config: SOSMConfig, work: str, ids: Tensor) -> Callable[[], object]:
     """The call to be measured on ids [B,T], compiled already."""
     torch.manual_seed(0)
     model = SOSM(config)
+    memory = filled_memory(model, ids)
     if work == "train":
         step = Trainer(model, ids[:1, :WARM_UP])
         step()
-        step.ids = ids
+        step.ids, step.memory = ids, memory
         return step
     torch.set_float32_matmul_precision(config.train.matmul)
 
     @torch.inference_mode()
     def read() -> Tensor:
-        logits: Tensor = model(ids).logits
+        out = model(ids, memory=memory)
+        if memory is not None:
+            memory.append(ids, out.keepsake)
+        logits: Tensor = out.logits
         return logits
 
     model.eval()(ids[:1, :WARM_UP])
     return read
+
+
+@torch.no_grad()
+def filled_memory(model: SOSM, ids: Tensor) -> TextMemory | None:
+    """A memory that holds as much as it can, as in the middle of a text; None without one."""
+    if not model.config.memory.enabled:
+        return None
+    memory = model.new_memory(len(ids))
+    keepsake = model.eval()(ids, memory=memory).keepsake
+    for _ in range(-(-memory.capacity // (ids.shape[1] - 1))):
+        memory.append(ids, keepsake)
+    return memory
 
 
 def batch(length: int, tokens: int) -> Tensor:

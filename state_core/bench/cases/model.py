@@ -19,6 +19,7 @@ from state_core.bench.case import OURS, Case, Comparison, Contender, Goal, Thunk
 from state_core.bench.profile import Profile, profile
 from state_core.bench.timing import Spread, interleave, ratios
 from state_core.config import SOSMConfig
+from state_core.memory.text_memory import TextMemory
 from state_core.pipeline import SOSM
 from state_core.training.baselines import Baseline, count_parameters, matched_baseline
 from state_core.training.malloc import keep_large_blocks
@@ -77,17 +78,21 @@ def _check(device: torch.device) -> list[Comparison]:
 
 
 class Trainer:
-    """One optimiser step of a model per call, as the training loop takes it."""
+    """One optimiser step of a model per call, as the training loop takes it; with a memory, which
+    the segment read goes to afterwards."""
 
-    def __init__(self, model: SOSM, ids: Tensor) -> None:
+    def __init__(self, model: SOSM, ids: Tensor, memory: TextMemory | None = None) -> None:
         torch.set_float32_matmul_precision(model.config.train.matmul)
-        self.model, self.ids = model.train(), ids
+        self.model, self.ids, self.memory = model.train(), ids, memory
         self.optimizer = build_optimizer(model, model.config.train)
 
     def __call__(self) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.model(self.ids, labels=self.ids).loss
+        out = self.model(self.ids, labels=self.ids, memory=self.memory)
+        loss = out.loss
         loss.backward()
+        if self.memory is not None:
+            self.memory.append(self.ids, out.keepsake)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         return float(loss.detach())
