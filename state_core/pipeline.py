@@ -31,6 +31,7 @@ from state_core.layers.graph_encoding import build_encoding
 from state_core.layers.mlp import SwiGLU
 from state_core.layers.moe import RoutedMLP, Routing
 from state_core.layers.norm import RMSNorm
+from state_core.layers.point import Point
 from state_core.layers.pointer import PointerHead, Votes, mixture_logits, target_logprob
 from state_core.layers.registry import build_mixer
 from state_core.layers.view import LayerView, build_view
@@ -49,6 +50,8 @@ class Block(nn.Module):
         self.mixer_norm = RMSNorm(config.d_model)
         self.mixer = build_mixer(config.layers[index], config, index)
         self.dropout = nn.Dropout(config.dropout)
+        self.input, self.mixed = Point("[B,T,D]"), Point("[B,T,D]")
+        self.fed_forward, self.output = Point("[B,T,D]"), Point("[B,T,D]")
         self.mlp: nn.Sequential | None = None
         self.routed: RoutedMLP | None = None
         if config.moe.routing != "none" and index >= config.moe.from_layer:
@@ -59,15 +62,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, view: LayerView, state: Any) -> tuple[Tensor, Any, Routing | None]:
         """[B,T,D] → [B,T,D], what the next tokens need, and where tokens were routed."""
+        x = self.input(x)
         y, state = self.mixer(self.mixer_norm(x), view, state)
-        x = x + self.dropout(y)
+        x = x + self.dropout(self.mixed(y))
         routing = None
         if self.mlp is not None:
-            x = x + self.dropout(self.mlp(x))
+            x = x + self.dropout(self.fed_forward(self.mlp(x)))
         elif self.routed is not None:
             y, routing = self.routed(x)
-            x = x + self.dropout(y)
-        return x, state, routing
+            x = x + self.dropout(self.fed_forward(y))
+        return self.output(x), state, routing
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class Backbone(nn.Module):
             self.read_state = nn.Linear(width, config.d_model, bias=False)
             self.graph_builder = GraphBuilder(config.graph, layout, config.state.temporal_dim)
             self.encoding = build_encoding(config.graph, config.d_model)
+            self.state, self.graph = Point("State"), Point("TokenGraph")
+        self.embed, self.hidden = Point("[B,T,D]"), Point("[B,T,D]")
         self.blocks = nn.ModuleList(Block(config, i) for i in range(len(config.layers)))
         if config.linear_rank:
             factorise_linears(self.blocks, config.linear_rank)
@@ -131,6 +137,7 @@ class Backbone(nn.Module):
         view = build_view(self.config, positions, graph, cache is not None)
         recalled = None if memory is None or graph is None else memory.recall(graph.features)
         reader, remembered = memory_layer(self.config), None
+        x = self.embed(x)
         routing = []
         for i, block in enumerate(self.blocks):
             sees = view
@@ -139,7 +146,9 @@ class Backbone(nn.Module):
                 sees = replace(view, recalled=recalled)
             x, routed = self._run(cast(Block, block), i, x, sees, cache)
             routing += [] if routed is None else [routed]
-        return Encoding(self.norm(x), state, graph, tuple(routing), recalled, remembered)
+        return Encoding(
+            self.hidden(self.norm(x)), state, graph, tuple(routing), recalled, remembered
+        )
 
     def _build_graph(
         self, ids: Tensor, codes: Tensor, positions: Tensor, cache: SOSMCache | None
@@ -148,8 +157,8 @@ class Backbone(nn.Module):
             return None, None
         seen = recency(ids, positions, None if cache is None else cache.recency)
         semantic, carried = self.mu(codes, seen, None if cache is None else cache.mu)
-        state = State(semantic, self.temporal(ids, seen), self.mu.layout)
-        graph = self.graph_builder(state, None if cache is None else cache.graph)
+        state = self.state(State(semantic, self.temporal(ids, seen), self.mu.layout))
+        graph = self.graph(self.graph_builder(state, None if cache is None else cache.graph))
         if cache is not None and cache.recency is not None:
             cache.mu = carried
             cache.recency = advance(cache.recency, ids, positions)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from state_core.config import SOSMConfig
 from state_core.layers.attention_heads import AttentionHeads
 from state_core.layers.kv_cache import KVCache
+from state_core.layers.point import Point
 from state_core.layers.positions import split_heads
 from state_core.layers.view import LayerView
 
@@ -26,12 +27,15 @@ class DenseAttention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.heads = AttentionHeads(config, index)
+        self.q, self.k, self.v = (Point("[B,T,H,D/H]") for _ in range(3))
+        self.z = Point("[B,T,H,D/H]")
 
     def forward(
         self, x: Tensor, view: LayerView, state: KVCache | None
     ) -> tuple[Tensor, KVCache | None]:
         """[B,T,D] → [B,T,D], and the keys and values so far when decoding."""
         q, k, v = split_heads(self.qkv(x), self.n_heads, view.rotation)
+        q, k, v = self.q(q), self.k(k), self.v(v)
         if view.cached:
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
@@ -48,4 +52,5 @@ class DenseAttention(nn.Module):
             causal = self.causal and seen is None
             return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal)
 
-        return self.out(self.heads(attend, q, k, v)), state
+        y = self.heads(attend, q, k, v).unflatten(-1, (self.n_heads, -1))
+        return self.out(self.z(y).flatten(2)), state

@@ -20,6 +20,7 @@ from state_core.layers.block_heads import UNSEEN, head_blocks, unseen
 from state_core.layers.kv_cache import KVCache
 from state_core.layers.learned_mask import LearnedMask, straight_through
 from state_core.layers.memory_heads import MemoryHeads
+from state_core.layers.point import Point
 from state_core.layers.positions import split_heads
 from state_core.layers.straight_through import teach_refused
 from state_core.layers.view import LayerView
@@ -41,6 +42,9 @@ class GraphAttention(nn.Module):
         self.memory: MemoryHeads | None = None
         if index == memory_layer(config):
             self.memory = MemoryHeads(self.n_heads)
+        self.q, self.k, self.v = (Point("[B,T,H,D/H]") for _ in range(3))
+        self.pattern = Point("[B,H,T,E]")
+        self.z = Point("[B,T,H,D/H]")
         self.blocks: Tensor | None
         blocks = head_blocks(config) if config.attention.multi_block else None
         self.register_buffer("blocks", blocks, persistent=False)
@@ -53,6 +57,7 @@ class GraphAttention(nn.Module):
         graph = view.graph
         projected = self.qkv(x)
         q, k, v = split_heads(projected, self.n_heads, view.rotation)
+        q, k, v = self.q(q), self.k(k), self.v(v)
         if view.cached:
             state = state or KVCache()
             k, v = state.write(k, v, view.positions)
@@ -64,7 +69,11 @@ class GraphAttention(nn.Module):
             ignored, soft = self.mask(graph)
             bias = bias.masked_fill(ignored, UNSEEN)
 
+        shares = self._edited_pattern(q, k, bias, graph)
+
         def attend(q: Tensor, k: Tensor, v: Tensor, heads: slice) -> Tensor:
+            if shares is not None:
+                return weighted_sum(shares[:, heads], v, graph)
             y, lse = ops.graph_attention(
                 q, k, v, graph.neighbors, graph.counts, bias=bias[:, heads], return_lse=True
             )
@@ -87,7 +96,18 @@ class GraphAttention(nn.Module):
             # What is remembered lies at no distance: its queries and keys are not rotated.
             unturned, _, _ = split_heads(projected, self.n_heads, None)
             y = self.memory(y, unturned, view.recalled)
-        return self.out(y), state
+        return self.out(self.z(y.unflatten(-1, (self.n_heads, -1))).flatten(2)), state
+
+    def _edited_pattern(
+        self, q: Tensor, k: Tensor, bias: Tensor, graph: TokenGraph
+    ) -> Tensor | None:
+        """The share of each edge in each head, [B,H,T,E], if someone replaces it. The kernel never
+        forms it, so who only reads it changes nothing."""
+        if not self.pattern.watched:
+            return None
+        shares = edge_shares(q, k, bias, graph)
+        seen: Tensor = self.pattern(shares)
+        return None if seen is shares else seen
 
     def to_remember(self, x: Tensor) -> Tensor:
         """Keys, without positions, and values of [B,T,D]: [B,T,2,H,D/H]."""
@@ -115,6 +135,26 @@ class GraphAttention(nn.Module):
             assert view.edge_gaps is not None
             return view.edge_gaps
         return (view.positions[..., None] - view.graph.neighbors).abs()
+
+
+def edge_shares(q: Tensor, k: Tensor, bias: Tensor, graph: TokenGraph) -> Tensor:
+    """The softmax [B,H,T,E] over each row's edges; 0 for padding. q [B,T,H,D], k [B,S,H,D]."""
+    q = q * q.shape[-1] ** -0.5
+    heads = range(q.shape[2])
+    edges = graph.neighbors, graph.counts
+    scores = [ops.edge_scores(q[:, :, h], *edges, keys=k[:, :, h]) for h in heads]
+    real = (graph.neighbors >= 0)[:, None]
+    joined = torch.stack(scores, dim=1) + bias
+    return joined.masked_fill(~real, torch.finfo(joined.dtype).min).softmax(-1) * real
+
+
+def weighted_sum(shares: Tensor, v: Tensor, graph: TokenGraph) -> Tensor:
+    """Σ_e share·value: shares [B,H,T,E], v [B,H,S,M] → [B,H,T,M]."""
+    batch = torch.arange(len(v), device=v.device)[:, None, None]
+    at = graph.neighbors.clamp(min=0).long()
+    # A head at a time: the values of all edges of all heads would be E times as many as tokens.
+    heads = zip(shares.unbind(1), v.unbind(1), strict=True)
+    return torch.stack([torch.einsum("bte,btem->btm", s, u[batch, at]) for s, u in heads], dim=1)
 
 
 def memory_layer(config: SOSMConfig) -> int | None:

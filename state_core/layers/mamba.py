@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from state_core.errors import ConfigError, InputError
+from state_core.layers.point import Point
 from state_core.ops.causal_conv1d import causal_conv1d
 from state_core.ops.gated_rms_norm import gated_rms_norm
 from state_core.ops.ssd import ssd
@@ -99,6 +100,11 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(self.n_heads))
         self.norm = GatedRMSNorm(self.d_inner, ngroups)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.gate = Point("[B,T,E]")
+        self.delta = Point("[B,T,H]")
+        self.x = Point("[B,T,H,P]")
+        self.B, self.C = Point("[B,T,G,N]"), Point("[B,T,G,N]")
+        self.y = Point("[B,T,H,P]")
 
     def forward(
         self, x: Tensor, state: Mamba2State | None = None, step_bias: Tensor | None = None
@@ -125,17 +131,19 @@ class Mamba2(nn.Module):
         )
         keys = self.ngroups * self.d_state
         values, B, C = xBC.split([self.d_inner, keys, keys], dim=-1)
+        step = (step if step_bias is None else step + step_bias) + self.dt_bias
         y, ssm = ssd(
-            values.unflatten(-1, (self.n_heads, self.headdim)),
-            F.softplus((step if step_bias is None else step + step_bias) + self.dt_bias),
+            self.x(values.unflatten(-1, (self.n_heads, self.headdim))),
+            self.delta(F.softplus(step)),
             -self.A_log.exp(),
-            B.unflatten(-1, (self.ngroups, self.d_state)),
-            C.unflatten(-1, (self.ngroups, self.d_state)),
+            self.B(B.unflatten(-1, (self.ngroups, self.d_state))),
+            self.C(C.unflatten(-1, (self.ngroups, self.d_state))),
             self.D,
             None if state is None else state.ssm,
             return_state=True,
             chunk_size=self.chunk_size,
         )
+        y, z = self.y(y), self.gate(z)
         return self.out_proj(self.norm(y.flatten(2), z)), Mamba2State(conv, ssm)
 
 

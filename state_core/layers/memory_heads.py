@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from state_core.layers.point import Point
 from state_core.memory.text_memory import Recalled
 
 LOCAL_FIRST = -2.0  # the gate's logit at first: memory must earn its share
@@ -24,6 +25,7 @@ class MemoryHeads(nn.Module):
         super().__init__()
         self.gate = nn.Parameter(torch.full((n_heads,), LOCAL_FIRST))
         self.similarity_scale = nn.Parameter(torch.ones(n_heads))
+        self.share = Point("[B,T,H,K]")
 
     def forward(self, local: Tensor, q: Tensor, recalled: Recalled) -> Tensor:
         """local [B,T,H·D], queries [B,T,H,D] without positions → [B,T,H·D]."""
@@ -33,6 +35,7 @@ class MemoryHeads(nn.Module):
         scores = scores + self.similarity_scale[:, None] * similar[:, :, None]
         hidden = torch.finfo(scores.dtype).min
         share = scores.masked_fill(~recalled.known[:, :, None], hidden).softmax(-1)
+        share = self.share(share)
         read = torch.einsum("bthk,btkhd->bthd", share, values)
         gate = self.gate.sigmoid()[:, None] * recalled.known.any(-1)[:, :, None, None]
         local = local.unflatten(-1, q.shape[2:])

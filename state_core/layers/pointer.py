@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from state_core import ops
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.graph_attention import kind_indicator
+from state_core.layers.point import Point
 from state_core.memory.text_memory import Recalled
 
 
@@ -44,6 +45,7 @@ class PointerHead(nn.Module):
         self.vocabulary = nn.Linear(d_model, 1)
         self.similarity_scale = nn.Parameter(torch.tensor(4.0))
         self.kind_bias = nn.Parameter(torch.zeros(kinds))
+        self.log_share = Point("[B,T,1+E+K]")
         self.memory_bias = nn.Parameter(torch.zeros(())) if memory else None
         # At first the vocabulary head speaks: untrained edges must earn their share.
         nn.init.zeros_(self.vocabulary.weight)
@@ -73,7 +75,7 @@ class PointerHead(nn.Module):
         if recalled is not None:
             scores.append(self._memory(q, recalled))
             words = torch.cat([words, recalled.words], dim=-1)
-        return Votes(torch.cat(scores, dim=-1).log_softmax(-1), words)
+        return Votes(self.log_share(torch.cat(scores, dim=-1).log_softmax(-1)), words)
 
     def _memory(self, q: Tensor, recalled: Recalled) -> Tensor:
         """Scores [B,T,K] of what is recalled, −inf for padding."""
