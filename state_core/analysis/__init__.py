@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from state_core.analysis.attribution import Part, attribute
 from state_core.analysis.internals import internals, keeping, run_with_cache
 from state_core.analysis.interventions import Change, cut_edges, edit, intervene, mean, patch, zero
 
 __all__ = [
     "Change",
+    "Part",
+    "attribute",
     "cut_edges",
     "edit",
     "internals",
