@@ -55,7 +55,7 @@ $(DEMO_READY): $(SETUP_FILES) | $(BIN)/python
 $(DEV_READY): $(SETUP_FILES) | $(BIN)/python
 	@echo "==> Installing what development needs (the first time downloads some 500 MB)"
 	$(PIP) hatchling editables
-	$(PIP) --no-build-isolation -e '.[memory,milvus,train,wandb,lora,plots,graph,bench,triton,dev]'
+	$(PIP) --no-build-isolation -e '.[memory,milvus,train,wandb,lora,plots,graph,bench,analysis,serve,cluster,triton,dev]'
 	@touch $@ $(DEMO_READY)
 
 $(BIN)/python:
