@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Source = Literal["token", "local", "long", "position", "all"]
 # Routing that looks at the whole text → what does the same from the past alone.
@@ -113,6 +113,8 @@ class GraphConfig(Section):
     them), to tokens drawn evenly, or a Fibonacci number of tokens back."""
     shortcut_count: int = Field(4, ge=1)
     """Shortcuts of a token."""
+    rule: str = "none"
+    """Further edges, by a rule registered in state_core.graph.rules."""
     chunk: int = Field(64, ge=1)
     """Tokens between borders, where bridges and landmarks are chosen from the finished prefix."""
     landmarks: int = Field(0, ge=0, le=64)
@@ -120,6 +122,15 @@ class GraphConfig(Section):
     encoding: Literal["none", "degree", "random_walk"] = "none"
     """What of a token's place in the graph is added to its embedding: how many edges it and those
     it looks at have, or how likely a walk from it is to come back (zero-initialised)."""
+
+    @field_validator("rule")
+    @classmethod
+    def _rule_is_registered(cls, rule: str) -> str:
+        from state_core.graph.rules import get_rule
+
+        if rule != "none":
+            get_rule(rule)
+        return rule
 
     @model_validator(mode="after")
     def _bounds_of_k_are_ordered(self) -> GraphConfig:

@@ -33,6 +33,7 @@ KIND_COLOURS = {
     EdgeKind.SUCCESSOR: "#e0702d",
     EdgeKind.SINK: "#9a6fc4",
     EdgeKind.SHORTCUT: "#2f9c95",
+    EdgeKind.RULE: "#c05a9d",
 }
 LINE_COLOURS = ("#2f87cf", "#b9803f", "#3a9b6b", "#c05a9d", "#8f8c84")
 INK = "#86837b"

@@ -147,7 +147,7 @@ def _row(graph: TokenGraph, pieces: list[str], token: int) -> Table:
     table = _table(f"Token {token}, “{_shown(pieces[token])}”, looks at")
     explained = [graph.explain(0, token, j) for j in graph.rows(0, token).neighbors.tolist()]
     first = [EdgeKind.SEMANTIC, EdgeKind.SUCCESSOR, EdgeKind.SHORTCUT, EdgeKind.SEQUENTIAL]
-    order = [*first, EdgeKind.SINK]
+    order = [*first, EdgeKind.RULE, EdgeKind.SINK]
     for edge in sorted(explained, key=lambda e: (order.index(e.kind), -e.weight)):
         _add_edge(table, edge, pieces)
     return table

@@ -20,6 +20,7 @@ from state_core.graph.lsh import LSH
 from state_core.graph.mutual import keep_mutual
 from state_core.graph.neighbors import EdgeKind, assemble_rows, compact, own_edges
 from state_core.graph.prefix import Prefix
+from state_core.graph.rules import apply_rule
 from state_core.graph.similarity import build_similarity
 from state_core.graph.structure import read_structure
 from state_core.graph.temporal_gate import TemporalGate
@@ -68,7 +69,8 @@ class GraphBuilder(nn.Module):
             refused = self._graph(compact(turned_down), u, known, queries)
 
         cfg, length = self.config, known.features.shape[1]
-        parts = own_edges(chosen, known.positions, cfg, length)
+        ruled = apply_rule(known, cfg) if cfg.rule != "none" else None
+        parts = own_edges(chosen, ruled, known.positions, cfg, length)
         structure = read_structure(parts, known.positions, cfg, known.prefix)
         rows = assemble_rows(parts, structure.shortcuts, known.positions, cfg, length)
         degree = None if structure.read is None else torch.stack([rows[1], structure.read], dim=-1)

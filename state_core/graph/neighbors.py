@@ -1,4 +1,5 @@
-"""A row of the graph: sequential and semantic edges, successors, shortcuts and sinks, each once.
+"""A row of the graph: sequential and semantic edges, successors, those of a registered rule,
+shortcuts and sinks, each once.
 
 B batch, T new tokens, K semantic edges at most, E edges at most.
 """
@@ -21,6 +22,7 @@ class EdgeKind(IntEnum):
     SUCCESSOR = 2
     SINK = 3
     SHORTCUT = 4
+    RULE = 5
 
 
 Part = tuple[Tensor, EdgeKind]
@@ -29,12 +31,21 @@ Part = tuple[Tensor, EdgeKind]
 
 def kind_count(config: GraphConfig) -> int:
     """How many kinds parameters that differ by kind tell apart: no more than the graph can have."""
+    if config.rule != "none":
+        return EdgeKind.RULE + 1
     return EdgeKind.SHORTCUT + 1 if config.shortcuts != "none" else EdgeKind.SINK + 1
 
 
-def own_edges(semantic: Tensor, positions: Tensor, config: GraphConfig, length: int) -> list[Part]:
+def own_edges(
+    semantic: Tensor,
+    ruled: Tensor | None,
+    positions: Tensor,
+    config: GraphConfig,
+    length: int,
+) -> list[Part]:
     """What the text itself says of tokens at `positions` [B,T]: the token and its window from near
-    to far, semantic neighbours [B,T,K] (−1 none) best first, and their successors.
+    to far, semantic neighbours [B,T,K] (−1 none) best first, their successors, and the targets of
+    a registered rule, [B,T,M].
 
     `length` is the number of tokens known; a causal row stays at or before its own position.
     """
@@ -50,6 +61,11 @@ def own_edges(semantic: Tensor, positions: Tensor, config: GraphConfig, length: 
     if config.successor:
         after = _outside_window(torch.where(semantic >= 0, semantic + 1, -1), here, last, config)
         parts.append((_without(after, semantic), EdgeKind.SUCCESSOR))
+    if ruled is not None:
+        ruled = _each_once(_outside_window(ruled, here, last, config))
+        for taken, _ in parts[1:]:
+            ruled = _without(ruled, taken)
+        parts.append((ruled, EdgeKind.RULE))
     return parts
 
 
@@ -95,6 +111,12 @@ def _outside_window(j: Tensor, here: Tensor, last: Tensor, config: GraphConfig) 
 def _without(j: Tensor, taken: Tensor) -> Tensor:
     """`j` [B,T,K] with what is in `taken` [B,T,M] of the same row removed."""
     return torch.where((j[..., :, None] == taken[..., None, :]).any(-1), -1, j)
+
+
+def _each_once(j: Tensor) -> Tensor:
+    """`j` [B,T,K] with what stands earlier in its row removed."""
+    same = (j[..., :, None] == j[..., None, :]) & (j[..., :, None] >= 0)
+    return torch.where(same.tril(-1).any(-1), -1, j)
 
 
 def compact(parts: list[Part]) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,6 +61,8 @@ class EdgeProvenance:
                 return f"it followed token {self.via}, a semantic neighbour"
             case EdgeKind.SHORTCUT:
                 return "a shortcut across the text"
+            case EdgeKind.RULE:
+                return "the registered edge rule chose it"
         gated = "" if self.gate is None else f", gate {self.gate:.2f}"
         return (
             f"number {self.rank} in similarity ({self.weight:+.3f}), "

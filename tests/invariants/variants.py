@@ -1,6 +1,7 @@
 """The models that every invariant is held to: each registered mixer, each field of the graph.
 
-A mixer joins by being registered, a field by a line in `FIELDS`.
+A mixer and an edge rule join by being registered, a field by a line in `FIELDS`. What is registered
+in a module of your own joins with `pytest -p your_module tests/invariants`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from state_core import SOSM, SOSMConfig
+from state_core.graph.rules import rule_names
 from state_core.layers.registry import mixer_names, needs_graph
 
 SMALL: dict[str, Any] = {
@@ -113,6 +115,8 @@ def variants() -> dict[str, SOSMConfig]:
             alone = {"graph.enabled": False, "pointer.enabled": False}
             found[f"mixer {mixer}, no graph"] = found[f"mixer {mixer}"].override(alone)
     mixed = small.override({"layers": ["mamba", "graph_attention"]})
+    for name in rule_names():
+        found[f"rule {name}"] = mixed.override({"graph.rule": name})
     for name, values in FIELDS.items():
         found[name] = mixed.override(values)
     for preset in ("phase1", "phase2", "phase3", "phase4", "phase6"):

@@ -8,7 +8,7 @@
 "use strict";
 
 const STEPS = [13, 20], SLANT = -55 * Math.PI / 180, LABELS = 64, MARGIN = 30;
-const [SEQUENTIAL, SEMANTIC, SUCCESSOR, SINK, SHORTCUT] = [0, 1, 2, 3, 4];
+const [SEQUENTIAL, SEMANTIC, SUCCESSOR, SINK, SHORTCUT, RULE] = [0, 1, 2, 3, 4, 5];
 
 function element(name, attributes = {}, ...children) {
   const node = document.createElement(name);
@@ -275,6 +275,7 @@ class Explorer {
     if (kind === SEQUENTIAL) return i === j ? "every token looks at itself" : `inside the window, ${i - j} back`;
     if (kind === SINK) return "one of the first tokens, which every token looks at";
     if (kind === SHORTCUT) return "a shortcut across the text";
+    if (kind === RULE) return "the registered edge rule chose it";
     if (kind === SEMANTIC) return `no. ${rank} in similarity`;
     return `came after “${shown(this.data.tokens[j - 1]).trim() || "␣"}”, no. ${rank}`;
   }
