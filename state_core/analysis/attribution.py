@@ -27,6 +27,7 @@ from state_core.analysis.internals import Cache, keeping
 from state_core.errors import InputError, nearest
 from state_core.layers.attention import DenseAttention
 from state_core.layers.graph_attention import GraphAttention
+from state_core.layers.mamba import Mamba2
 from state_core.layers.norm import RMSNorm
 from state_core.memory.text_memory import TextMemory
 from state_core.output import SOSMOutput
@@ -99,8 +100,9 @@ def _read(model: SOSM, ids: Tensor, memory: TextMemory | None) -> _Run:
     written: dict[int, Tensor] = {}
     with ExitStack() as stack:
         for i, block in enumerate(model.blocks):
-            hook = _projection(cast(Block, block)).register_forward_pre_hook(_keep(written, i))
-            stack.callback(hook.remove)
+            if _has_heads(cast(Block, block)):
+                hook = _projection(cast(Block, block)).register_forward_pre_hook(_keep(written, i))
+                stack.callback(hook.remove)
         cache = stack.enter_context(keeping(model, names, {}))
         out = model(ids, return_graph=True, return_state=True, memory=memory)
     return _Run(out, cache, written)
@@ -178,6 +180,9 @@ class _Attribution:
 
     def _mixer(self, i: int, block: Block) -> Part:
         mixer: Any = block.mixer
+        if not _has_heads(block):
+            said = self._dot(self.run.cache[f"blocks.{i}.mixer"][self.at])
+            return Part(f"blocks.{i}.{self.model.config.layers[i]}", said)
         attends = isinstance(mixer, GraphAttention | DenseAttention)
         kind = "attn" if attends else self.model.config.layers[i]
         pairs = attends and mixer.heads.differential is not None
@@ -239,6 +244,11 @@ def _edge_terms(mixer: GraphAttention, pattern: Tensor, values: Tensor, pulled: 
 def _frozen_scale(norm: RMSNorm, x: Tensor) -> Tensor:
     """What a norm multiplies x [...,D] by."""
     return norm.weight * (x.pow(2).mean(-1, keepdim=True) + norm.eps).rsqrt()
+
+
+def _has_heads(block: Block) -> bool:
+    """Whether what the mixer writes is a sum over heads; of others, only the whole is known."""
+    return isinstance(block.mixer, GraphAttention | DenseAttention | Mamba2)
 
 
 def _projection(block: Block) -> nn.Module:

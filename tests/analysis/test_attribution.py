@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
-from state_core import SOSM
+from state_core import SOSM, SOSMConfig
 from state_core.analysis.attribution import Part, attribute
 from state_core.errors import InputError
-from tests.invariants.variants import VARIANTS, build, text
+from state_core.layers import registry
+from tests.invariants.variants import SMALL, VARIANTS, build, text
 
 
 def assert_adds_up(part: Part) -> None:
@@ -64,3 +68,26 @@ def test_what_is_not_there_is_told() -> None:
         attribute(model, text(1, 20), 3, token=99)
     with pytest.raises(InputError, match=r"blocks\.1\.attn"):
         attribute(model, text(1, 20), 3).find("vocabulary/blocks.1.atn")
+
+
+class OwnMixer(nn.Module):
+    """One that says nothing of heads."""
+
+    def __init__(self, config: SOSMConfig, index: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(config.d_model))
+
+    def forward(self, x: torch.Tensor, view: Any, state: None) -> tuple[torch.Tensor, None]:
+        return self.weight * x, None
+
+
+def test_a_mixer_of_ones_own_is_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._MIXERS, "own", registry.MixerSpec(OwnMixer, False))
+    config = SOSMConfig.preset("default").override({**SMALL, "layers": ["own", "graph_attention"]})
+    model = SOSM(config).eval()
+    tree = attribute(model, text(1, 30), 20)
+    assert_adds_up(tree)
+    assert tree.find("vocabulary/blocks.0.own").share != 0
+    with torch.no_grad():
+        model.blocks[0].mixer.weight.zero_()
+    assert attribute(model, text(1, 30), 20).find("vocabulary/blocks.0.own").share == 0
