@@ -116,7 +116,8 @@ class GraphConfig(Section):
     rule: str = "none"
     """Further edges, by a rule registered in state_core.graph.rules."""
     chunk: int = Field(64, ge=1)
-    """Tokens between borders, where bridges and landmarks are chosen from the finished prefix."""
+    """Tokens between borders, where bridges and landmarks are chosen from the finished prefix; in
+    long texts, after the first 32, they lie farther and farther apart."""
     landmarks: int = Field(0, ge=0, le=64)
     """Landmarks of a text, at most; a token's distances to them are its coordinates. 0: none."""
     encoding: Literal["none", "degree", "random_walk"] = "none"

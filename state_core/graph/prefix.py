@@ -3,7 +3,10 @@
 It has the edges that the text itself gives (window, semantic edges, successors). Loops are left
 out, and so are sinks and shortcuts: every token would be two hops from every other through them,
 and a bridge would be a bridge because it had been one. A border is a multiple of `graph.chunk`;
-what is chosen there depends on the tokens before it only, and serves those from it on.
+what is chosen there depends on the tokens before it only, and serves those from it on. After the
+first 32 there are 16 borders to each doubling of the text: a search of the prefix at every chunk
+would take time that grows with the square of the text, and a prefix that grew by less than a
+sixteenth has much the same bridges.
 
 S tokens of the text, N tokens before a border, A arcs.
 """
@@ -24,6 +27,7 @@ from state_core.graph.neighbors import EdgeKind, Part, compact
 from state_core.row_buffer import RowBuffer
 
 Array = npt.NDArray[Any]
+PER_OCTAVE = 16  # borders
 
 
 class Prefix:
@@ -106,6 +110,19 @@ class Arcs:
         return torch.from_numpy(indptr), torch.from_numpy(self.target[kept])
 
 
-def borders(first: int, length: int, chunk: int) -> range:
-    """The borders that serve tokens first … first + length − 1 and no earlier ones."""
-    return range(-(-max(first, 1) // chunk) * chunk, first + length, chunk)
+def borders(first: int, length: int, chunk: int) -> list[int]:
+    """The borders that serve tokens first … first + length − 1 and no earlier ones, in order."""
+    found = []
+    border = -(-max(first, 1) // chunk) * chunk
+    while border < first + length:
+        step = _step(border, chunk)
+        border = -(-border // step) * step  # the first at or after it that is one
+        if border < first + length:
+            found.append(border)
+        border += chunk
+    return found
+
+
+def _step(border: int, chunk: int) -> int:
+    """What a border at this place must be a multiple of: `chunk` times a power of two."""
+    return chunk << max((border // (chunk * PER_OCTAVE)).bit_length() - 1, 0)
