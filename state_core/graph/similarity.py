@@ -64,11 +64,16 @@ class BlockwiseSimilarity(nn.Module):
         """The block with the largest contribution, its number in the layout, [B,T,E], of the edges
         of tokens `rows` [B,T] to `neighbors` [B,T,E]; any number where neighbors is −1.
 
-        Reads the edges' ends only, so that a token more costs no more in a longer text.
+        A token more costs no more in a longer text: where there are more tokens than edges, only
+        the edges' ends are read.
         """
         batch = torch.arange(len(rows), device=rows.device)[:, None]
-        own = self._scaled(semantic[batch, rows])
-        theirs = self._scaled(semantic[batch[..., None], neighbors.clamp(min=0).long()])
+        ends = batch[..., None], neighbors.clamp(min=0).long()
+        if neighbors.numel() < semantic[..., 0, 0].numel():
+            own, theirs = self._scaled(semantic[batch, rows]), self._scaled(semantic[ends])
+        else:
+            scaled = self._scaled(semantic)
+            own, theirs = scaled[batch, rows], scaled[ends]
         shares = (own[:, :, None] * theirs).sum(-1)
         return torch.tensor(self.blocks, device=rows.device)[shares.argmax(-1)]
 
