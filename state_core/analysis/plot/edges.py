@@ -1,7 +1,8 @@
-"""Plotly figures of a token graph and of training, for notebooks. Needs the extra `plots`.
+"""A token graph as arcs over the text, and as a matrix.
 
-Transparent backgrounds and mid-tone inks, so that they sit well on light and dark pages. Edges are
-drawn in few traces, grouped by kind and strength, so that texts of 2000 tokens stay usable.
+Edges are drawn in few traces, grouped by kind and strength, and no more of them than an eye can
+follow: the heaviest arcs, and beyond some hundred tokens a matrix of densities. What is left out is
+said above the picture.
 
 M edges shown, T tokens of the text.
 """
@@ -9,41 +10,36 @@ M edges shown, T tokens of the text.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from state_core.analysis.svg import smooth
-from state_core.errors import InputError, MissingExtraError
+from state_core.analysis.plot.edge_list import EdgeList, edges_of
+from state_core.analysis.plot.look import (
+    KIND_COLOURS,
+    label_tokens,
+    plotly_objects,
+    style,
+    token_names,
+)
+from state_core.errors import InputError
 from state_core.graph.neighbors import EdgeKind
+from state_core.graph.token_graph import TokenGraph
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from state_core.graph.token_graph import TokenGraph
-
-KIND_COLOURS = {
-    EdgeKind.SEQUENTIAL: "#8f8c84",
-    EdgeKind.SEMANTIC: "#2f87cf",
-    EdgeKind.SUCCESSOR: "#e0702d",
-    EdgeKind.SINK: "#9a6fc4",
-    EdgeKind.SHORTCUT: "#2f9c95",
-}
-LINE_COLOURS = ("#2f87cf", "#b9803f", "#3a9b6b", "#c05a9d", "#8f8c84")
-INK = "#86837b"
 STRENGTHS = 4  # groups of edges by weight, each one trace
 ARC_POINTS = 24
+MOST_ARCS = 1500
+FINE_FROM = 60  # arcs, of more each is fainter and thinner
 BLOCKS_SHOWN = 4
-SMOOTHING = 3  # records of the training log on either side
-LABELLED = 160  # tokens, beyond which only hovering names them
+MOST_CELLS = 250  # a side of the matrix
 
 
-def arc_diagram(
+def arcs(
     graph: TokenGraph,
     b: int = 0,
     tokens: Sequence[str] | None = None,
@@ -59,21 +55,24 @@ def arc_diagram(
     Colour is the kind, thickness the weight; hovering over the top of an arc tells why it is there.
     tokens [T]: their texts. kinds: which edges to draw. token: only the row of this token, whole.
     per_token: the best so many edges of each token and kind, None for all. min_weight: at least
-    this similar. InputError if a token or a text is out of range.
+    this similar. Of more than `MOST_ARCS` the heaviest are drawn. InputError if a token or a text
+    is out of range.
     """
     go = plotly_objects()
-    names = _token_names(graph, tokens)
-    shown = _select(graph, b, list(kinds), token, per_token, min_weight)
+    names = token_names(graph, tokens)
+    known = edges_of(graph, b).of_kind(*kinds)
+    shown = _select(known, graph.num_nodes, token, per_token, min_weight)
     figure = go.Figure()
     for kind in EdgeKind:
         members = np.flatnonzero(shown.kind == kind)
         if len(members):
-            _add_arcs(figure, shown, members, kind, names, graph.layout)
-    style(figure, height)
+            _add_arcs(figure, shown, members, kind, names)
+    kind_names = " and ".join(sorted({EdgeKind(k).name.lower() for k in known.kind})) or "such"
+    title = "What each token looks at" if token is None else f"What {names[token]} looks at"
+    style(figure, height, title, _left_out(len(shown), len(known), kind_names))
     figure.update_yaxes(visible=False, rangemode="tozero")
-    figure.update_xaxes(showgrid=False, zeroline=False)
-    if len(names) <= LABELLED:
-        figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, tickangle=-60)
+    label_tokens(figure, names)
+    figure.update_xaxes(range=[-1, len(names)])
     return figure
 
 
@@ -85,134 +84,112 @@ def adjacency(
     kinds: Iterable[EdgeKind] = tuple(EdgeKind),
     height: int = 560,
 ) -> go.Figure:
-    """The edges of text b as a matrix: row i, column j, colour is the kind."""
-    go = plotly_objects()
-    names = _token_names(graph, tokens)
-    shown = _select(graph, b, list(kinds), None, None, None)
-    figure = go.Figure()
-    for kind in EdgeKind:
-        members = np.flatnonzero(shown.kind == kind)
-        if not len(members):
-            continue
-        i, j = shown.source[members], shown.target[members]
-        figure.add_scattergl(
-            x=j,
-            y=i,
-            mode="markers",
-            name=kind.name.lower(),
-            marker={
-                "color": KIND_COLOURS[kind],
-                "size": max(2.0, 420 / len(names)),
-                "symbol": "square",
-            },
-            customdata=[(names[p], names[q]) for p, q in zip(i, j, strict=True)],
-            hovertemplate="%{customdata[0]} (%{y}) → %{customdata[1]} (%{x})",
-        )
-    style(figure, height)
+    """The edges of text b as a matrix: row i, column j.
+
+    Of up to `MOST_CELLS` tokens each edge is a mark in the colour of its kind; of more, cells of
+    several tokens are shaded by how many edges they hold.
+    """
+    plotly_objects()
+    names = token_names(graph, tokens)
+    shown = edges_of(graph, b).of_kind(*kinds)
+    few = len(names) <= MOST_CELLS
+    figure = _marks(shown, names) if few else _density(shown, len(names))
+    side = math.ceil(len(names) / MOST_CELLS)
+    cells = f"drawn as numbers of edges in cells of {side} × {side} tokens"
+    about = f"{len(shown):,} edges of {len(names):,} tokens"
+    style(figure, height, "Who looks at whom", about if few else f"{about}, {cells}")
     figure.update_yaxes(title="token", autorange="reversed", scaleanchor="x", constrain="domain")
     figure.update_xaxes(title="looks at", constrain="domain")
     return figure
 
 
-def loss_curves(
-    runs: Mapping[str, str | Path | Sequence[Mapping[str, Any]]], *, height: int = 380
-) -> go.Figure:
-    """Training loss by step of runs, by name: run folders, or records of metrics.jsonl."""
-    go = plotly_objects()
-    figure = go.Figure()
-    for n, (name, run) in enumerate(runs.items()):
-        colour = LINE_COLOURS[n % len(LINE_COLOURS)]
-        points = [(r["step"], r["loss"]) for r in _records(run) if r["kind"] == "train"]
-        if not points:
-            raise InputError(f"the run {name!r} has no record of training")
-        steps, losses = zip(*points, strict=True)
-        figure.add_scatter(
-            x=steps,
-            y=losses,
-            mode="lines",
-            line={"color": colour, "width": 1},
-            opacity=0.3,
-            showlegend=False,
-            hoverinfo="skip",
-        )
-        means = [loss for _, loss in smooth(points, SMOOTHING)]
-        figure.add_scatter(x=steps, y=means, mode="lines", name=name, line={"color": colour})
-    style(figure, height)
-    figure.update_xaxes(title="step")
-    figure.update_yaxes(title="loss, nats per token")
-    return figure
-
-
-class _Edges:
-    """Edges of one text as arrays [M], with the contributions [M,N] of their blocks."""
-
-    def __init__(self, source: Tensor, target: Tensor, kind: Tensor, weight: Tensor, parts: Tensor):
-        self.source = source.cpu().numpy()
-        self.target = target.cpu().numpy()
-        self.kind = kind.cpu().numpy()
-        self.weight = weight.detach().float().cpu().numpy()
-        self.parts = parts.detach().float().cpu().numpy()
-
-    @property
-    def strength(self) -> NDArray[np.int64]:
-        """[M], 0 to STRENGTHS − 1: the weight on a scale that all kinds share."""
-        span = self.weight.max() - self.weight.min() or 1.0
-        share = (self.weight - self.weight.min()) / span
-        return np.minimum((share * STRENGTHS).astype(np.int64), STRENGTHS - 1)
-
-
 def _select(
-    graph: TokenGraph,
-    b: int,
-    kinds: list[EdgeKind],
+    edges: EdgeList,
+    length: int,
     token: int | None,
     per_token: int | None,
     min_weight: float | None,
-) -> _Edges:
-    if not 0 <= b < graph.batch_size:
-        raise InputError(f"text {b} is out of range: the graph has {graph.batch_size} texts")
-    if token is not None and not 0 <= token < graph.num_nodes:
-        raise InputError(f"token {token} is out of range: the text has {graph.num_nodes} tokens")
-    part = graph.subgraph(kinds=kinds, min_weight=min_weight)
-    source, target = part.edge_index
-    keep = source // graph.num_nodes == b
+) -> EdgeList:
+    if token is not None and not 0 <= token < length:
+        raise InputError(f"token {token} is out of range: the text has {length} tokens")
+    if min_weight is not None:
+        edges = edges.where(edges.weight >= min_weight)
     if token is not None:
-        keep &= source % graph.num_nodes == token
+        edges = edges.where(edges.source == token)
     elif per_token is not None:
-        keep &= _rank_within(source * len(EdgeKind) + part.kind, part.weight) < per_token
-    ends = (source[keep] % graph.num_nodes, target[keep] % graph.num_nodes)
-    return _Edges(*ends, part.kind[keep], part.weight[keep], part.contributions[keep])
+        edges = edges.where(edges.rank() < per_token)
+    heaviest = np.argsort(-edges.weight, kind="stable")[:MOST_ARCS]
+    return edges.where(np.sort(heaviest))
 
 
-def _rank_within(group: Tensor, weight: Tensor) -> Tensor:
-    """Each edge's place by weight among those of its group, from 0."""
-    order = weight.argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    grouped = group[order]
-    starts = torch.ones_like(grouped, dtype=torch.bool)
-    starts[1:] = grouped[1:] != grouped[:-1]
-    place = torch.arange(len(order), device=order.device)
-    rank = place - torch.where(starts, place, 0).cummax(0).values
-    return torch.empty_like(rank).scatter_(0, order, rank)
+def _left_out(shown: int, known: int, kinds: str) -> str:
+    if shown == known:
+        return f"all {known:,} {kinds} edges"
+    return f"{shown:,} of {known:,} {kinds} edges are drawn, the heaviest"
+
+
+def _marks(edges: EdgeList, names: Sequence[str]) -> go.Figure:
+    figure = plotly_objects().Figure()
+    for kind in EdgeKind:
+        of = edges.of_kind(kind)
+        if not len(of):
+            continue
+        ends = zip(of.source, of.target, strict=True)
+        figure.add_scatter(
+            x=of.target,
+            y=of.source,
+            mode="markers",
+            name=kind.name.lower(),
+            marker={"color": KIND_COLOURS[kind], "size": max(2.0, 420 / len(names))}
+            | {"symbol": "square", "line": {"width": 0}},
+            customdata=[(names[i], names[j]) for i, j in ends],
+            hovertemplate="%{customdata[0]} (%{y}) → %{customdata[1]} (%{x})",
+        )
+    return figure
+
+
+def _density(edges: EdgeList, length: int) -> go.Figure:
+    side = math.ceil(length / MOST_CELLS)
+    cells = math.ceil(length / side)
+    flat = (edges.source // side) * cells + edges.target // side
+    counts = np.bincount(flat, minlength=cells * cells).reshape(cells, cells)
+    most = max(int(counts.max()), 1)
+    # Logarithmic, or the diagonal alone would be seen.
+    levels = sorted({0, 1, *(n for n in (2, 4, 8, 16, 32, 64) if n < most), most})
+    opacity = [math.log1p(n) / math.log1p(most) for n in levels]
+    figure = plotly_objects().Figure()
+    figure.add_heatmap(
+        z=counts.astype(np.int32),
+        x0=(side - 1) / 2,
+        dx=side,
+        y0=(side - 1) / 2,
+        dy=side,
+        colorscale=[
+            [n / most, f"rgba(47,135,207,{a:.2f})"] for n, a in zip(levels, opacity, strict=True)
+        ],
+        showscale=False,
+        hovertemplate="around token %{y:.0f}, looking around %{x:.0f}: %{z} edges<extra></extra>",
+    )
+    return figure
 
 
 def _add_arcs(
     figure: go.Figure,
-    edges: _Edges,
+    edges: EdgeList,
     members: NDArray[np.int64],
     kind: EdgeKind,
     names: Sequence[str],
-    layout: Sequence[str],
 ) -> None:
     """One trace for each strength, and one of invisible points at the tops that carry the hover."""
     name = kind.name.lower()
-    strength = edges.strength[members]
+    strength = _strength(edges.weight)[members]
     strongest = int(strength.max())
+    fineness = min(1.0, (FINE_FROM / len(edges)) ** 0.25)
     for n in range(strongest, -1, -1):
         group = members[strength == n]
         if not len(group):
             continue
-        x, y = _arcs(edges.source[group], edges.target[group])
+        x, y = _curves(edges.source[group], edges.target[group])
         figure.add_scatter(
             x=x,
             y=y,
@@ -220,8 +197,8 @@ def _add_arcs(
             name=name,
             legendgroup=name,
             showlegend=n == strongest,
-            opacity=0.2 + 0.7 * n / STRENGTHS,
-            line={"color": KIND_COLOURS[kind], "width": 0.5 + 0.7 * n},
+            opacity=fineness * (0.2 + 0.7 * n / STRENGTHS),
+            line={"color": KIND_COLOURS[kind], "width": fineness * (0.6 + 0.7 * n)},
             hoverinfo="skip",
         )
     i, j = edges.source[members], edges.target[members]
@@ -232,75 +209,38 @@ def _add_arcs(
         marker={"color": KIND_COLOURS[kind], "size": 7, "opacity": 0.0},
         legendgroup=name,
         showlegend=False,
-        text=[_provenance(edges, e, names, layout) for e in members],
+        text=[_provenance(edges, int(e), names) for e in members],
         hovertemplate="%{text}<extra></extra>",
     )
 
 
-def _arcs(
+def _strength(weight: NDArray[np.float64]) -> NDArray[np.int64]:
+    """[M], 0 to STRENGTHS − 1: which quarter of all weights, of all kinds, each is in."""
+    borders = np.quantile(weight, np.arange(1, STRENGTHS) / STRENGTHS)
+    return np.searchsorted(borders, weight, side="left")
+
+
+def _curves(
     source: NDArray[np.int64], target: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Half ellipses from source to target, one after the other, parted by NaN."""
     angle = np.linspace(0, math.pi, ARC_POINTS)
     middle, radius = (source + target) / 2, (source - target) / 2
     x = middle[:, None] + radius[:, None] * np.cos(angle)
     y = _arc_height(source - target)[:, None] * np.sin(angle)
     gap = np.full((len(source), 1), np.nan)
-    return np.hstack([x, gap]).ravel(), np.hstack([y, gap]).ravel()
+    flat = (np.hstack([part, gap]).ravel().astype(np.float32) for part in (x, y))
+    return next(flat), next(flat)
 
 
 def _arc_height(distance: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.abs(distance) + 0.5))
 
 
-def _provenance(edges: _Edges, e: int, names: Sequence[str], layout: Sequence[str]) -> str:
+def _provenance(edges: EdgeList, e: int, names: Sequence[str]) -> str:
     i, j = int(edges.source[e]), int(edges.target[e])
-    parts = sorted(zip(layout, edges.parts[e], strict=True), key=lambda p: -abs(p[1]))
+    parts = sorted(zip(edges.layout, edges.parts[e], strict=True), key=lambda p: -abs(p[1]))
     shown = [f"{name} {value:+.3f}" for name, value in parts[:BLOCKS_SHOWN] if value]
     kind = EdgeKind(int(edges.kind[e])).name.lower()
     head = f"<b>{names[i]}</b> ({i}) looks at <b>{names[j]}</b> ({j}), {i - j} back"
     return f"{head}<br>{kind}, weight {edges.weight[e]:+.3f}<br>{'  '.join(shown)}"
-
-
-def _token_names(graph: TokenGraph, tokens: Sequence[str] | None) -> list[str]:
-    """Labels of the tokens. Plotly reads some HTML in them, so that no `<` may reach it."""
-    if tokens is None:
-        return [str(i) for i in range(graph.num_nodes)]
-    if len(tokens) != graph.num_nodes:
-        raise InputError(f"{len(tokens)} token texts for a graph of {graph.num_nodes} tokens")
-    shown = (t.replace("\n", "↵").strip() or "␣" for t in tokens)
-    return [t.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for t in shown]
-
-
-def _records(run: str | Path | Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    if not isinstance(run, str | Path):
-        return run
-    from state_core.training.metrics import read_metrics
-
-    return read_metrics(run)
-
-
-def style(figure: go.Figure, height: int) -> None:
-    """The look that all figures share."""
-    figure.update_layout(
-        height=height,
-        margin={"l": 50, "r": 20, "t": 30, "b": 70},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": INK, "family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.06},
-        hoverlabel={"align": "left"},
-        colorway=list(LINE_COLOURS),
-    )
-    axis = {"gridcolor": "rgba(134,131,123,0.2)", "zerolinecolor": "rgba(134,131,123,0.3)"}
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-
-
-def plotly_objects() -> Any:
-    """plotly.graph_objects, or MissingExtraError."""
-    try:
-        import plotly.graph_objects as go
-    except ImportError:
-        raise MissingExtraError("plotly", "plots", "this figure") from None
-    return go

@@ -1,122 +1,146 @@
-"""Pictures of attributions: a text coloured by what a prediction owes to it, and faithfulness."""
+"""A text coloured by what a prediction owes to each of its tokens."""
 
 from __future__ import annotations
 
-import html
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from state_core.analysis.attribution import Part
-from state_core.analysis.faithfulness import Curve
-from state_core.analysis.plots import LINE_COLOURS, plotly_objects, style
+from state_core.analysis.attribution import Part, token_shares
+from state_core.analysis.plot.look import (
+    AGAINST,
+    FOR,
+    LEGEND_ROOM,
+    escaped,
+    plotly_objects,
+    style,
+)
 from state_core.errors import InputError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-FOR, AGAINST = LINE_COLOURS[0], LINE_COLOURS[1]
-LINE_WIDTH = 90  # characters of a line of text
+COLUMNS = 90  # characters of a line of text
+CHARACTER, LINE, MARGIN = 7.25, 24, 12  # pixels, at a font size of 12
+MOST_LINES, ENDING = 36, 4  # shown of a long text, the last of them in any case
 FAINTEST = 0.02  # of the largest share; less is not coloured
 
 
-def token_shares(tree: Part) -> dict[int, float]:
-    """What each token that is looked at gives to the prediction, over all heads and votes."""
-    shares: dict[int, float] = defaultdict(float)
-    for part in tree:
-        name = part.path.rsplit("/", 1)[-1]
-        if name.startswith("edge to ") and not part.parts:
-            shares[int(name.removeprefix("edge to "))] += part.share
-    return dict(shares)
-
-
-def attribution(
-    tree: Part, tokens: Sequence[str], position: int, *, height: int | None = None
-) -> go.Figure:
+def attribution(tree: Part, tokens: Sequence[str], position: int) -> go.Figure:
     """The text up to `position`, coloured by what each token gives to the prediction there: blue
-    speaks for the word, ochre against it. tokens: the text of each. InputError for too few."""
+    speaks for the word, ochre against it; the token at `position` is framed.
+
+    tokens: the text of each. Of a long text the lines that count most are shown. InputError for
+    too few tokens.
+    """
     if not 0 <= position < len(tokens):
         raise InputError(f"position {position} is out of range: there are {len(tokens)} tokens")
     go = plotly_objects()
     shares = token_shares(tree)
+    lines = _lines(tokens[: position + 1])
+    shown = _most_telling(lines, shares)
     most = max((abs(share) for share in shares.values()), default=1.0) or 1.0
-    places = _places(tokens[: position + 1])
-    lines = 1 + max(line for line, _ in places)
-    height = height or 60 + 24 * lines
     figure = go.Figure()
-    figure.add_scatter(
-        x=[0, LINE_WIDTH], y=[0, -lines], mode="markers", opacity=0, hoverinfo="skip"
+    for row, number in enumerate(shown):
+        left_out = number - (shown[row - 1] + 1 if row else 0)
+        if left_out:
+            _write(figure, -3, row, "⋮")
+        column = 0
+        for strength, run in groupby(lines[number], lambda i: _strength(shares, i, most, position)):
+            members = list(run)
+            text = "".join(_spelled(tokens[i]) for i in members)
+            hover = "" if strength is None else _hover(shares, members[0])
+            framed = position in members
+            _write(figure, column, row, text, strength, hover, framed)
+            column += len(text)
+    style(figure, LINE * len(shown), "What the text gives to the next word", _note(lines, shown))
+    room = figure.layout.margin.t - LEGEND_ROOM + MARGIN
+    figure.update_layout(
+        width=CHARACTER * (COLUMNS + 3) + 2 * MARGIN,
+        height=LINE * len(shown) + room + MARGIN,
+        margin={"l": MARGIN, "r": MARGIN, "t": room, "b": MARGIN},
     )
-    for i, (line, column) in enumerate(places):
-        strength = abs(shares.get(i, 0.0)) / most
-        shown = tokens[i].replace("\n", "↵")
-        if strength >= FAINTEST:
-            figure.add_shape(
-                type="rect",
-                x0=column,
-                x1=column + len(shown),
-                y0=-line - 0.45,
-                y1=-line + 0.45,
-                fillcolor=FOR if shares[i] > 0 else AGAINST,
-                opacity=0.15 + 0.6 * strength,
-                line_width=2 if i == position else 0,
-                layer="below",
-            )
-        figure.add_annotation(
-            x=column,
-            y=-line,
-            text=html.escape(shown).replace(" ", "&nbsp;"),
-            showarrow=False,
-            xanchor="left",
-            font={"family": "monospace", "size": 12},
-            hovertext=f"token {i}: {shares.get(i, 0.0):+.1%}",
-        )
-    style(figure, height)
-    figure.update_layout(showlegend=False, margin={"l": 10, "r": 10, "t": 10, "b": 10})
-    figure.update_xaxes(visible=False, range=[-1, LINE_WIDTH + 8])
-    figure.update_yaxes(visible=False, range=[-lines - 0.2, 0.8])
+    figure.update_xaxes(visible=False, range=[-3, COLUMNS])
+    figure.update_yaxes(visible=False, range=[len(shown) - 0.5, -0.5])
     return figure
 
 
-def faithfulness(curves: Sequence[Curve], *, height: int = 380) -> go.Figure:
-    """Deletion (left) and insertion (right) of methods, with the area under each in the legend."""
-    plotly_objects()
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(
-        cols=2,
-        subplot_titles=("best edges cut: lower is better", "best edges kept: higher is better"),
-    )
-    for n, curve in enumerate(curves):
-        both = ((curve.deletion, curve.deletion_area), (curve.insertion, curve.insertion_area))
-        for column, (values, area) in enumerate(both, start=1):
-            figure.add_scatter(
-                x=curve.at.tolist(),
-                y=values.tolist(),
-                name=curve.method,
-                legendgroup=curve.method,
-                showlegend=column == 1,
-                mode="lines",
-                line={"color": LINE_COLOURS[n % len(LINE_COLOURS)]},
-                hovertemplate=f"{curve.method}, area {area:.3f}<extra></extra>",
-                row=1,
-                col=column,
-            )
-    style(figure, height)
-    figure.update_layout(margin={"t": 60}, legend={"y": 1.22})
-    figure.update_xaxes(title="share of the row's edges", tickformat=".0%")
-    figure.update_yaxes(title="p of the word, relative", col=1)
-    return figure
-
-
-def _places(tokens: Sequence[str]) -> list[tuple[int, int]]:
-    """Line and column of each token, in lines of LINE_WIDTH characters."""
-    places, line, column = [], 0, 0
-    for token in tokens:
-        if column and column + len(token) > LINE_WIDTH:
-            line, column = line + 1, 0
-        places.append((line, column))
-        column += max(len(token), 1)
+def _lines(tokens: Sequence[str]) -> list[list[int]]:
+    """Which tokens stand in each line of COLUMNS characters."""
+    lines: list[list[int]] = [[]]
+    column = 0
+    for i, token in enumerate(tokens):
+        width = len(_spelled(token))
+        if column and column + width > COLUMNS:
+            lines.append([])
+            column = 0
+        lines[-1].append(i)
+        column += width
         if "\n" in token:
-            line, column = line + 1, 0
-    return places
+            lines.append([])
+            column = 0
+    return [line for line in lines if line]
+
+
+def _most_telling(lines: Sequence[Sequence[int]], shares: Mapping[int, float]) -> list[int]:
+    """The numbers of the lines that are shown: all of a short text; of a long one its end, and
+    those of the largest shares."""
+    if len(lines) <= MOST_LINES:
+        return list(range(len(lines)))
+    weight = [sum(abs(shares.get(i, 0.0)) for i in line) for line in lines]
+    ending = range(len(lines) - ENDING, len(lines))
+    telling = [n for n in range(len(lines) - ENDING) if weight[n] >= FAINTEST * max(weight)]
+    best = sorted(telling, key=lambda n: (-weight[n], -n))[: MOST_LINES - ENDING]
+    return sorted([*best, *ending])
+
+
+def _note(lines: Sequence[Sequence[int]], shown: Sequence[int]) -> str:
+    about = "blue speaks for it, ochre against it"
+    if len(shown) == len(lines):
+        return about
+    return f"{about}; {len(lines) - len(shown)} of {len(lines)} lines, which say least, left out"
+
+
+def _strength(
+    shares: Mapping[int, float], i: int, most: float, position: int
+) -> tuple[int, float] | None:
+    """Tokens of equal strength in a row are written at once: plain ones, as most are."""
+    share = shares.get(i, 0.0) / most
+    return (i, share) if abs(share) >= FAINTEST or i == position else None
+
+
+def _write(
+    figure: go.Figure,
+    column: int,
+    row: int,
+    text: str,
+    strength: tuple[int, float] | None = None,
+    hover: str = "",
+    framed: bool = False,
+) -> None:
+    """Text at a column and a row, behind it the colour of its strength."""
+    share = 0.0 if strength is None else strength[1]
+    colour = FOR if share > 0 else AGAINST
+    red, green, blue = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
+    opacity = 0.15 + 0.6 * abs(share) if abs(share) >= FAINTEST else 0.0
+    figure.add_annotation(
+        x=column,
+        y=row,
+        text=escaped(text).replace(" ", "&nbsp;"),
+        showarrow=False,
+        xanchor="left",
+        align="left",
+        borderpad=0,
+        bgcolor=f"rgba({red},{green},{blue},{opacity:.2f})",
+        bordercolor=colour if framed else "rgba(0,0,0,0)",
+        hovertext=hover,
+        font={"family": "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace", "size": 12},
+    )
+
+
+def _hover(shares: Mapping[int, float], i: int) -> str:
+    return f"token {i}: {shares.get(i, 0.0):+.1%}"
+
+
+def _spelled(token: str) -> str:
+    return token.replace("\n", "↵").replace("\t", "⇥") or "␣"
