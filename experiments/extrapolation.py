@@ -27,8 +27,8 @@ from rich.table import Table
 
 from experiments.harness import Job, check_same_data, run_all, spread
 from experiments.long_windows import FACTORS, KINDS, kinds_of, long_windows, score
-from state_core.analysis.html import Html, page, tag
-from state_core.analysis.plots import LINE_COLOURS, plotly_objects, style
+from state_core.analysis.html import page, tag
+from state_core.analysis.plot.look import LINE_COLOURS, figures_html, plotly_objects, style
 from state_core.atomic import atomic_write_json, atomic_write_text
 from state_core.config import SOSMConfig, parse_overrides
 from state_core.training.baselines import matched_baseline
@@ -166,12 +166,8 @@ def picture(found: list[dict[str, Any]], kind: str, *, height: int = 460) -> go.
 def write_page(found: list[dict[str, Any]], path: Path) -> None:
     """A figure for each kind of targets, in one page that holds all it needs."""
     body = [tag("h1", "Perplexity beyond the training length"), tag("p", _targets(found))]
-    for n, kind in enumerate(KINDS):
-        figure = picture(found, kind)
-        html = figure.to_html(
-            full_html=False, include_plotlyjs=n == 0, config={"displayModeBar": False}
-        )
-        body += [tag("h2", kind), Html(html)]
+    for kind, figure in zip(KINDS, figures_html([picture(found, kind) for kind in KINDS])):
+        body += [tag("h2", kind), figure]
     atomic_write_text(path, page("Extrapolation", *body))
 
 

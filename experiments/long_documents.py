@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.harness import Job, best_rates, check_same_data, run, run_all, spread
-from state_core.analysis.html import Html, page, tag
-from state_core.analysis.plots import LINE_COLOURS, plotly_objects, style
+from state_core.analysis.html import page, tag
+from state_core.analysis.plot.look import LINE_COLOURS, figures_html, plotly_objects, style
 from state_core.atomic import atomic_write_json, atomic_write_text
 from state_core.audit import audit_causality
 from state_core.config import SOSMConfig, parse_overrides
@@ -165,10 +165,7 @@ def picture(results: list[dict[str, Any]], corpus: str) -> go.Figure:
 
 def report(results: list[dict[str, Any]]) -> str:
     """A page with a picture per corpus."""
-    plots = [
-        Html(picture(results, corpus).to_html(full_html=False, include_plotlyjs=n == 0))
-        for n, corpus in enumerate(CORPORA)
-    ]
+    plots = figures_html([picture(results, corpus) for corpus in CORPORA])
     sections = [tag("section", tag("h2", c), p) for c, p in zip(CORPORA, plots, strict=True)]
     return page("Long documents", tag("h1", "What memory is worth"), *sections)
 

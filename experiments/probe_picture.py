@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from state_core.analysis.html import Html, page, tag
-from state_core.analysis.plots import LINE_COLOURS, plotly_objects, style
+from state_core.analysis.html import page, tag
+from state_core.analysis.plot.look import LINE_COLOURS, figures_html, plotly_objects, style
 from state_core.atomic import atomic_write_text
 
 if TYPE_CHECKING:
@@ -39,16 +39,12 @@ def picture(found: list[dict[str, Any]]) -> go.Figure:
 
 def write_picture(found: list[dict[str, Any]], path: Path) -> None:
     """The figure as a page that holds all it needs, good in light and dark."""
-    figure = picture(found).to_html(
-        full_html=False, include_plotlyjs=True, config={"displayModeBar": False}
-    )
+    figure = figures_html([picture(found)])
     seeds = len({r["seed"] for r in found})
     probes = "; ".join(dict.fromkeys(r["probe"] for r in found))
     said = f"Each arm at its best learning rate, {seeds} seeds; whiskers: worst and best. {probes}"
-    atomic_write_text(
-        path,
-        page("SOSM on probes", tag("h1", "Recall against state"), tag("p", said), Html(figure)),
-    )
+    heading = tag("h1", "Recall against state"), tag("p", said)
+    atomic_write_text(path, page("SOSM on probes", *heading, *figure))
 
 
 def _add_point(

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 
 from state_core import __version__
-from state_core.analysis.explorer import expectations, graph_data
+from state_core.analysis.explorer import Reader
 from state_core.analysis.passages import Prediction, telling_predictions
 from state_core.analysis.report import Arm, ReportData, write_report
 from state_core.atomic import atomic_write_json
@@ -225,16 +225,11 @@ def _collect(
     )
 
 
-@torch.no_grad()
 def _graph(model: SOSM, tokenizer: Tokenizer, passage: str) -> dict[str, Any] | None:
     """The graph of a passage as the page's explorer takes it; None if the model builds none."""
-    ids = tokenizer.encode(passage)[:PASSAGE]
-    read = model(torch.tensor([ids]), return_graph=True)
-    if read.graph is None:
+    if not model.config.graph.enabled:
         return None
-    data = graph_data(read.graph, 0, tokenizer.pieces(ids), model.config.state.layout)
-    data["next"] = expectations(read, 0, ids, tokenizer.pieces)
-    return data
+    return Reader("SOSM", model, tokenizer).read(tokenizer.encode(passage)[:PASSAGE])[1]
 
 
 @torch.no_grad()

@@ -28,7 +28,9 @@ FLAGS = {
         "--run", "--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed",
         "--file", "--remember",
     },
-    "inspect": {"--run", "--text", "--file", "--token", "--edges", "--out"},
+    "inspect": {
+        "--run", "--text", "--file", "--token", "--edges", "--out", "--with", "--serve", "--port",
+    },
     "bench": {
         "--quick", "--device", "--memory", "--no-memory", "--budget", "--out", "--compare",
         "--list", "--plot", "--profile",

@@ -1,25 +1,34 @@
 """The explorer of a token graph: what the page's script draws, as data, and its markup.
 
-One entry per edge: target, kind, weight, rank and the contribution of each block, so that the page
-can say of every edge why it is there. Shapes: T tokens of the text, E edges of a row, N blocks.
+One entry per edge: target, kind, weight, rank, gate, vote and the contribution of each block, so
+that the page can say of every edge why it is there and what it does. What one model makes of a text
+is a reading; the page compares two. Shapes: T tokens of the text, E edges of a row, N blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from state_core.analysis.html import Html, data_script, join, tag
 from state_core.analysis.passages import is_whole_word
+from state_core.errors import InputError
 from state_core.graph.neighbors import EdgeKind
 from state_core.graph.token_graph import TokenGraph
+from state_core.layers.pointer import Votes
 from state_core.output import SOSMOutput
+from state_core.pipeline import SOSM
 
-SCRIPT = "explorer.js"
+if TYPE_CHECKING:
+    from state_core.training.tokenizer import Tokenizer
+
+SCRIPTS = ("elements.js", "readings.js", "panel.js", "explorer.js")
 SOURCES_SHOWN = 4
+LONGEST = 2000  # tokens of a text; the page stays quick
 
 BLOCK_NAMES = {
     "I": "identity", "S": "structure", "R1": "syntactic relation", "R2": "semantic relation",
@@ -36,12 +45,50 @@ SOURCE_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A model that reads texts for the page. name: what the page calls it."""
+
+    name: str
+    model: SOSM
+    tokenizer: Tokenizer
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text; InputError if it is empty or of more than `LONGEST` tokens."""
+        ids = self.tokenizer.encode(text)
+        if not ids:
+            raise InputError("there is no text to look at: it is empty")
+        if len(ids) > LONGEST:
+            raise InputError(
+                f"the text has {len(ids):,} tokens, {LONGEST:,} can be shown: take a part of it"
+            )
+        return ids
+
+    @torch.no_grad()
+    def read(self, ids: Sequence[int]) -> tuple[SOSMOutput, dict[str, Any]]:
+        """What the model makes of ids [T], and the same as plain data, a reading. InputError for a
+        model that builds no graph."""
+        model = self.model
+        if not model.config.graph.enabled:
+            raise InputError(f"the model {self.name} builds no graph: graph.enabled is false")
+        out: SOSMOutput = model(torch.tensor([list(ids)]), return_graph=True)
+        assert out.graph is not None
+        spell = self.tokenizer.pieces
+        data = graph_data(out.graph, 0, spell(ids), model.config.state.layout, out.votes)
+        return out, {"name": self.name, **data, "next": expectations(out, 0, ids, spell)}
+
+
 def graph_data(
-    graph: TokenGraph, b: int, pieces: Sequence[str], sources: Mapping[str, str]
+    graph: TokenGraph,
+    b: int,
+    pieces: Sequence[str],
+    sources: Mapping[str, str],
+    votes: Votes | None = None,
 ) -> dict[str, Any]:
     """The rows of text b as plain data.
 
-    pieces: the text of each token; sources: what each block of the state is computed from.
+    pieces: the text of each token; sources: what each block of the state is computed from; votes:
+    of the pointer head, if there is one.
     """
     starts, ends = graph.edge_index
     mine = starts // graph.num_nodes == b
@@ -52,13 +99,15 @@ def graph_data(
     rows: list[list[list[float]]] = [[] for _ in pieces]
     ranks: list[dict[int, int]] = [{} for _ in pieces]  # semantic neighbour → its rank
     columns = (i, j, graph.kind[mine], graph.weight[mine].detach(), shares.detach())
-    for source, target, kind, weight, parts in zip(*(c.tolist() for c in columns), strict=True):
+    told = (*(c.tolist() for c in columns), _gates(graph, mine), _votes(graph, mine, votes))
+    for source, target, kind, weight, parts, gate, vote in zip(*told, strict=True):
         rank = ranks[source]
         if kind == EdgeKind.SEMANTIC:
             rank[target] = len(rank) + 1
         nearest = {EdgeKind.SEMANTIC: target, EdgeKind.SUCCESSOR: target - 1}.get(kind, -1)
-        numbers = [round(x, 3) for x in (weight, *parts)]
-        rows[source].append([target, kind, numbers[0], rank.get(nearest, 0), *numbers[1:]])
+        numbers = [round(x, 4) for x in parts]
+        why = (rank.get(nearest, 0), gate, vote)
+        rows[source].append([target, kind, round(weight, 4), *why, *numbers])
     return {
         "tokens": list(pieces),
         "kinds": [kind.name.lower() for kind in EdgeKind],
@@ -98,11 +147,12 @@ def expectations(out: SOSMOutput, b: int, ids: Sequence[int], spell: Any) -> lis
     return expected
 
 
-def explorer(identifier: str, data: Mapping[str, Any], chosen: int | None = None) -> Html:
-    """The element that the script fills, and its data. chosen: the token selected at first."""
+def explorer(identifier: str, *readings: Mapping[str, Any], chosen: int | None = None) -> Html:
+    """The element that the script fills, and its data: one reading of a text, or two to compare.
+    chosen: the token selected at first."""
     needs_script = tag("p", "The diagram is drawn by the page's script.", class_="note")
     root = tag("div", needs_script, class_="explorer", data_graph=identifier, data_chosen=chosen)
-    return join([root, data_script(identifier, data)])
+    return join([root, data_script(identifier, readings)])
 
 
 def most_telling(data: Mapping[str, Any]) -> int | None:
@@ -116,6 +166,27 @@ def most_telling(data: Mapping[str, Any]) -> int | None:
         if score > best:
             best, token = score, i
     return token
+
+
+def _gates(graph: TokenGraph, mine: Tensor) -> list[float | None]:
+    """What the TEMPORAL gate gives each edge; None where it does not judge."""
+    if graph.log_gates is None:
+        return [None] * int(mine.sum())
+    judged = graph.kind[mine] == EdgeKind.SEMANTIC
+    pairs = zip(graph.gate[mine].tolist(), judged.tolist(), strict=True)
+    return [round(gate, 3) if by_gate else None for gate, by_gate in pairs]
+
+
+def _votes(graph: TokenGraph, mine: Tensor, votes: Votes | None) -> list[float | None]:
+    """The share of the next word's probability that each edge gives away; None if it cannot."""
+    if votes is None:
+        return [None] * int(mine.sum())
+    width = graph.neighbors.shape[-1]
+    real = torch.arange(width) < graph.counts[..., None]
+    shares = votes.log_share[..., 1 : width + 1].detach().exp()[real][mine]
+    voters = votes.words[..., :width][real][mine] >= 0
+    pairs = zip(shares.tolist(), voters.tolist(), strict=True)
+    return [round(share, 4) if speaks else None for share, speaks in pairs]
 
 
 def _extent(shares: Tensor) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from state_core.analysis.attribution import attribute
+from state_core.analysis.attribution import attribute, token_shares
 from state_core.analysis.internals import find, run_with_cache
 from state_core.errors import InputError
 from state_core.graph.token_graph import TokenGraph
@@ -64,14 +64,8 @@ class Curve:
 
 def by_attribution(model: SOSM, ids: Tensor, position: int, token: int) -> Tensor:
     """Ours: all that an edge gives to the word, by votes and through every layer."""
-    tree = attribute(model, ids, position, token)
-    row = _row(model, ids, position)
-    total = dict.fromkeys(row, 0.0)
-    for part in tree:
-        name = part.path.rsplit("/", 1)[-1]
-        if name.startswith("edge to ") and not part.parts:
-            total[int(name.removeprefix("edge to "))] += part.share
-    return torch.tensor([total[j] for j in row])
+    shares = token_shares(attribute(model, ids, position, token))
+    return torch.tensor([shares.get(j, 0.0) for j in _row(model, ids, position)])
 
 
 def by_attention(model: SOSM, ids: Tensor, position: int, token: int) -> Tensor:
@@ -109,20 +103,24 @@ def faithfulness(
     chosen: Mapping[str, Scores] | None = None,
     size: int = 3,
     points: int = 11,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Curve]:
     """Score methods on the likeliest word after each position of one text, ids [1,T].
 
-    size: edges of an explanation, for fid+ and fid−; points: sizes on a curve. InputError for more
-    than one text, no position, or a model without a graph.
+    size: edges of an explanation, for fid+ and fid−; points: sizes on a curve; progress: told of
+    each prediction that is measured, how many are and will be. InputError for more than one text,
+    no position, or a model without a graph.
     """
     if ids.dim() != 2 or len(ids) != 1 or not positions or not model.config.graph.enabled:
         raise InputError("faithfulness takes one text [1,T], positions in it, and a model's graph")
     at = torch.linspace(0, 1, points)
     logits = model(ids).logits[0]
     curves = []
-    for name, scores in (chosen or methods()).items():
+    asked = chosen or methods()
+    for n, (name, scores) in enumerate(asked.items()):
         rows = []
-        for position in positions:
+        for m, position in enumerate(positions):
+            progress(n * len(positions) + m, len(asked) * len(positions))
             token = int(logits[position].argmax())
             order = scores(model, ids, position, token).argsort(descending=True)
             rows.append(_measure(model, ids, position, token, order, at, size))

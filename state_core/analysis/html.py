@@ -51,10 +51,12 @@ def data_script(identifier: str, value: Any) -> Html:
     return Html(f'<script type="application/json" id="{escape(identifier)}">{text}</script>')
 
 
-def page(title: str, *body: str, scripts: Iterable[str] = ()) -> str:
-    """A whole document with the package's style sheet and the named scripts inside."""
+def page(title: str, *body: str, scripts: Iterable[str] = (), asks: bool = False) -> str:
+    """A whole document with the package's style sheet and the named scripts inside. asks: whether
+    its scripts may ask the server that it came from, which is all they can ever reach."""
     return Template(static("page.html")).substitute(
         title=escape(title),
+        connect="'self'" if asks else "'none'",
         style=static("page.css"),
         body=join(body),
         script="\n".join(static(name) for name in scripts),

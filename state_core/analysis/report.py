@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from state_core.analysis import svg
-from state_core.analysis.explorer import SCRIPT, explorer, most_telling
+from state_core.analysis.explorer import SCRIPTS, explorer, most_telling
 from state_core.analysis.html import Html, page, tag
 from state_core.analysis.passages import Prediction, prediction_html
 from state_core.atomic import atomic_write_text
@@ -83,7 +83,7 @@ def render(data: ReportData) -> str:
         _passage(data),
         _reproduce(data),
     ]
-    return page(f"SOSM on {data.corpus}", *sections, scripts=[SCRIPT])
+    return page(f"SOSM on {data.corpus}", *sections, scripts=SCRIPTS)
 
 
 def _headline(data: ReportData) -> Html:
@@ -225,7 +225,7 @@ def _graph(data: ReportData) -> Html:
             f"state is similar. The coloured bars show how much each block of the state "
             f"contributed: they add up to the weight.",
         ),
-        explorer("passage-graph", data.graph, most_telling(data.graph)),
+        explorer("passage-graph", data.graph, chosen=most_telling(data.graph)),
     )
 
 

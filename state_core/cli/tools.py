@@ -68,7 +68,7 @@ def bench(
         report.save(out)
         console.print(f"Written to {out}", soft_wrap=True)
     if plot:
-        from state_core.analysis.scaling import write_scaling
+        from state_core.analysis.plot.growth import write_scaling
 
         write_scaling(report, plot)
         console.print(f"Drawn in {plot}", soft_wrap=True)

@@ -79,6 +79,7 @@ class GraphBuilder(nn.Module):
             self._graph(rows, u, known, queries),
             refused=refused,
             coordinates=structure.coordinates,
+            landmarks=structure.landmarks,
             degree=degree,
             walk=walk,
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from state_core import ops
 from state_core.config import GraphConfig
-from state_core.graph.landmarks import add_landmarks, choose_landmarks, seen_when_read
+from state_core.graph.landmarks import NOT_YET, add_landmarks, choose_landmarks, seen_when_read
 from state_core.graph.neighbors import EdgeKind, Part
 from state_core.graph.prefix import Arcs, Prefix, borders
 from state_core.graph.shortcuts import best_bridges, fibonacci_targets, random_targets
@@ -29,10 +29,12 @@ WALK_STEPS = 4  # of the random walk; two more would cost the edges two hops fur
 class Structure:
     """shortcuts [B,T,K] int32 (−1 none); coordinates [B,S,L] int32 (−1 unreached or not chosen
     yet); read [B,T] int32, the most semantic edges that led before to a token that this one looks
-    at; walk [B,T,WALK_STEPS] float64. None where the configuration does not ask for it."""
+    at; walk [B,T,WALK_STEPS] float64; landmarks [B,L] int64, which tokens they are (−1 not chosen
+    yet). None where the configuration does not ask for it."""
 
     shortcuts: Tensor | None = None
     coordinates: Tensor | None = None
+    landmarks: Tensor | None = None
     read: Tensor | None = None
     walk: Tensor | None = None
 
@@ -49,7 +51,7 @@ def read_structure(
         return Structure()
     at, device = positions.cpu(), positions.device
     parts = [(targets.cpu(), kind) for targets, kind in parts]
-    shortcuts = coordinates = read = walk = None
+    shortcuts = coordinates = landmarks = read = walk = None
     if config.shortcuts == "random":
         shortcuts = random_targets(at, config)
     if config.shortcuts == "fibonacci":
@@ -60,12 +62,14 @@ def read_structure(
         rows = prefix.extend(parts, at, config)
         if config.causal:
             shortcuts = _at_borders(at, config, prefix, shortcuts)
-            coordinates = _coordinates(*rows, at, prefix) if config.landmarks else None
+            if config.landmarks:
+                coordinates, landmarks = _coordinates(*rows, at, prefix)
         else:
             shortcuts, coordinates = _of_the_whole(*rows, config, shortcuts)
+            landmarks = None if coordinates is None else _tokens_of_landmarks(coordinates)
     if config.encoding == "random_walk":
         walk = ops.causal_walk_pe(*prefix.rows(at[:, -1] + 1), at, WALK_STEPS)
-    made = (shortcuts, coordinates, read, walk)
+    made = (shortcuts, coordinates, landmarks, read, walk)
     return Structure(*(None if part is None else part.to(device) for part in made))
 
 
@@ -92,12 +96,24 @@ def _at_borders(
     return bridges if config.shortcuts == "betweenness" else shortcuts
 
 
-def _coordinates(neighbors: Tensor, counts: Tensor, at: Tensor, prefix: Prefix) -> Tensor:
-    """Give the new tokens their coordinates; returns those of all tokens [B,S,L]."""
+def _coordinates(
+    neighbors: Tensor, counts: Tensor, at: Tensor, prefix: Prefix
+) -> tuple[Tensor, Tensor]:
+    """Give the new tokens their coordinates; returns those of all tokens [B,S,L], and which tokens
+    the landmarks are [B,L]."""
     distances = prefix.distances.view(neighbors)
     ops.landmark_coordinates(neighbors, counts, at, prefix.born, distances)
     new = distances[torch.arange(len(at))[:, None], at]
-    return prefix.coordinates.write(seen_when_read(new, at, prefix.born), at)
+    seen = prefix.coordinates.write(seen_when_read(new, at, prefix.born), at)
+    # Rows beyond the end of a shorter text hold zeros, which are no distances.
+    chosen = prefix.born != NOT_YET
+    return seen, torch.where(chosen, _tokens_of_landmarks(distances), -1)
+
+
+def _tokens_of_landmarks(distances: Tensor) -> Tensor:
+    """The token at no distance [B,S,L] from each landmark, [B,L]; −1 where none is."""
+    found, token = (distances == 0).max(dim=1)
+    return torch.where(found, token, -1)
 
 
 def _of_the_whole(

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from state_core.errors import InputError, MissingExtraError
+from state_core.errors import InputError, MissingExtraError, nearest
 from state_core.graph.neighbors import EdgeKind
 from state_core.graph.similarity import BlockwiseSimilarity, StateSimilarity
 
@@ -93,8 +93,9 @@ class TokenGraph:
     What the configuration asks for, None otherwise: log_gates [B,T,E] of the TEMPORAL gate, 0 for
     edges that it does not judge, and `refused`, the graph of the edges that it turned down;
     coordinates [B,S,L] int32, hops to the landmarks known when each token was read, −1 for
-    unreached or not chosen yet; degree [B,T,2] int32, a token's edges, and the most semantic edges
-    that led before it to a token that it looks at; walk [B,T,steps], return probabilities.
+    unreached or not chosen yet; landmarks [B,L] int64, the tokens that they are, −1 for not chosen
+    yet; degree [B,T,2] int32, a token's edges, and the most semantic edges that led before it to a
+    token that it looks at; walk [B,T,steps], return probabilities.
     """
 
     neighbors: Tensor
@@ -109,6 +110,7 @@ class TokenGraph:
     log_gates: Tensor | None = None
     refused: TokenGraph | None = None
     coordinates: Tensor | None = None
+    landmarks: Tensor | None = None
     degree: Tensor | None = None
     walk: Tensor | None = None
 
@@ -313,11 +315,21 @@ class TokenGraph:
             )
         return Batch.from_data_list(texts)
 
-    def plot(self, b: int = 0, tokens: Sequence[str] | None = None, **options: Any) -> go.Figure:
-        """An arc diagram of text b: colour is the kind, thickness the weight."""
-        from state_core.analysis.plots import arc_diagram
+    def plot(
+        self,
+        b: int = 0,
+        tokens: Sequence[str] | None = None,
+        view: Literal["arcs", "adjacency"] = "arcs",
+        **options: Any,
+    ) -> go.Figure:
+        """The edges of text b as arcs or as a matrix, with the options of the function of that
+        name in `state_core.analysis.plot`; tokens: their texts. InputError for another view."""
+        from state_core.analysis import plot
 
-        return arc_diagram(self, b, tokens, **options)
+        views = {"arcs": plot.arcs, "adjacency": plot.adjacency}
+        if view not in views:
+            raise InputError(f"a graph has no view {view!r}: {nearest(view, views)}")
+        return views[view](self, b, tokens, **options)
 
     def _row_number(self, b: int, i: int) -> int:
         if not 0 <= b < self.batch_size:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from state_core import SOSM, EdgeKind
-from state_core.analysis.explorer import expectations, explorer, graph_data, most_telling
+from state_core import SOSM, EdgeKind, SOSMConfig
+from state_core.analysis.explorer import (
+    Reader,
+    expectations,
+    explorer,
+    graph_data,
+    most_telling,
+)
+from state_core.errors import InputError
 from state_core.output import SOSMOutput
 from tests.analysis.conftest import spell
+from tests.invariants.variants import build, text
 
 
 def data_of(model: SOSM, out: SOSMOutput, ids: torch.Tensor, b: int) -> dict:
-    return graph_data(out.graph, b, spell(ids[b].tolist()), model.config.state.layout)
+    spelled = spell(ids[b].tolist())
+    return graph_data(out.graph, b, spelled, model.config.state.layout, out.votes)
 
 
 @pytest.mark.parametrize("b", [0, 1])
@@ -22,12 +31,16 @@ def test_every_edge_is_there_with_its_kind_weight_rank_and_blocks(model, out, id
     assert names == ["I", "R2", "K"]
     for i, row in enumerate(data["rows"]):
         assert [edge[0] for edge in row] == out.graph.rows(b, i).neighbors.tolist()
-        for j, kind, weight, rank, *parts in row:
+        shares = out.votes.log_share[b, i].exp().tolist()
+        assert 1 - shares[0] == pytest.approx(sum(edge[5] or 0 for edge in row), abs=2e-3)
+        for n, (j, kind, weight, rank, gate, vote, *parts) in enumerate(row):
+            assert gate is None
+            assert vote == (None if j == i else pytest.approx(shares[1 + n], abs=6e-5))
             said = out.graph.explain(b, i, j)
             assert kind == said.kind
             assert weight == pytest.approx(said.weight, abs=6e-4)
             assert parts == pytest.approx([said.contributions[n] for n in names], abs=6e-4)
-            assert sum(parts) == pytest.approx(weight, abs=3e-3)
+            assert sum(parts) == pytest.approx(weight, abs=3e-4)
             if said.kind is EdgeKind.SEMANTIC:
                 assert rank == said.rank
             if said.kind is EdgeKind.SUCCESSOR:
@@ -36,7 +49,7 @@ def test_every_edge_is_there_with_its_kind_weight_rank_and_blocks(model, out, id
 
 def test_bars_have_room_for_the_longest(model, out, ids):
     data = data_of(model, out, ids, 0)
-    edges = [edge[4:] for row in data["rows"] for edge in row]
+    edges = [edge[6:] for row in data["rows"] for edge in row]
     assert data["extent"]["positive"] >= max(sum(x for x in e if x > 0) for e in edges) - 2e-3
     assert data["extent"]["negative"] >= max(sum(-x for x in e if x < 0) for e in edges) - 2e-3
 
@@ -58,6 +71,51 @@ def test_a_model_without_a_pointer_names_no_sources(model, ids):
     assert {len(e["sources"]) for e in expectations(out, 0, ids[0].tolist(), spell)} == {0}
 
 
+def test_gates_of_semantic_edges():
+    model, ids = build("temporal gate"), text(2, 40)
+    out = model(ids, return_graph=True)
+    data = data_of(model, out, ids, 1)
+    gates = [(i, edge[0], edge[4]) for i, row in enumerate(data["rows"]) for edge in row]
+    for i, j, gate in gates:
+        said = out.graph.explain(1, i, j).gate
+        assert gate == (None if said is None else pytest.approx(said, abs=6e-4))
+    assert any(gate is not None for _, _, gate in gates)
+
+
+class Spelling:
+    """A tokenizer whose words are one letter each."""
+
+    vocab_size = 64
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) % 64 for c in text]
+
+    def decode(self, ids):
+        return "".join(self.pieces(ids))
+
+    def pieces(self, ids):
+        return [chr(64 + i % 64) for i in ids]
+
+
+def test_a_reader_reads(model):
+    reader = Reader("ours", model, Spelling())
+    ids = reader.ids("to be or not to be")
+    out, data = reader.read(ids)
+    assert data["name"] == "ours"
+    assert len(data["tokens"]) == len(data["rows"]) == len(data["next"]) == len(ids)
+    assert sum(map(len, data["rows"])) == len(out.graph.weight)
+    with pytest.raises(InputError, match="empty"):
+        reader.ids("")
+    with pytest.raises(InputError, match=r"2,001 tokens, 2,000 can be shown"):
+        reader.ids("a" * 2001)
+
+
+def test_a_reader_without_a_graph(model):
+    bare = SOSMConfig.preset("mamba2", vocab_size=64).override({"d_model": 32, "mlp_hidden": 32})
+    with pytest.raises(InputError, match="the model bare builds no graph"):
+        Reader("bare", SOSM(bare), Spelling()).read([1, 2])
+
+
 def test_one_token(model):
     one = torch.tensor([[3]])
     out = model(one, return_graph=True)
@@ -71,5 +129,5 @@ def test_the_element_carries_the_choice(model, out, ids):
     data = data_of(model, out, ids, 0)
     chosen = most_telling(data)
     assert data["rows"][chosen]
-    assert f'data-chosen="{chosen}"' in explorer("g", data, chosen)
+    assert f'data-chosen="{chosen}"' in explorer("g", data, chosen=chosen)
     assert "data-chosen" not in explorer("g", data)

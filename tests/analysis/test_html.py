@@ -67,7 +67,9 @@ def test_a_page_may_load_nothing():
     text = page("A <title>", tag("p", "body"), scripts=["explorer.js"])
     policy = next(a for n, a in Reader(text).elements if n == "meta" and "http-equiv" in a)
     assert policy["content"] == (
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+        "connect-src 'none'"
     )
+    assert "connect-src 'self'" in page("A page that is served", asks=True)
     assert "<title>A &lt;title&gt;</title>" in text
     assert not re.search(r"\b(src|href)=|url\(|@import|https?://", text)

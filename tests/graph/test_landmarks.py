@@ -96,6 +96,17 @@ def test_coordinates_by_definition() -> None:
                 assert c[i, column] <= known.min() + 1
 
 
+def test_landmarks_are_the_tokens_that_their_readers_are_one_hop_from() -> None:
+    graph = GraphBuilder(CONFIG, LAYOUT).eval()(random_state(LENGTH, words=20))
+    neighbors, counts = structural(graph)
+    c, landmarks = graph.coordinates[0], graph.landmarks[0].tolist()
+    assert [token >= 0 for token in landmarks] == (c >= 0).any(0).tolist()
+    for column, token in enumerate(landmarks):
+        for i in (c[:, column] >= 0).nonzero()[:, 0].tolist() if token >= 0 else []:
+            reads = token in neighbors[i, : counts[i]].tolist()
+            assert (c[i, column] == 1) == reads
+
+
 def test_landmarks_have_high_degree_and_stand_apart() -> None:
     graph = GraphBuilder(CONFIG, LAYOUT).eval()(random_state(60, words=20))
     indptr, indices = Arcs(*structural(graph)).before(60)

@@ -42,6 +42,7 @@ def assert_agree(model: SOSM, ids: Tensor, sizes: list[int]) -> None:
             torch.testing.assert_close(streamed, getattr(whole.graph, part), rtol=1e-5, atol=1e-6)
     if whole.graph.coordinates is not None:
         assert torch.equal(pieces[-1].graph.coordinates, whole.graph.coordinates)
+        assert torch.equal(pieces[-1].graph.landmarks, whole.graph.landmarks)
     kinds = torch.cat([out.graph.kinds for out in pieces if out.graph is not None], dim=1)
     assert torch.equal(kinds[real], whole.graph.kinds[real])
 

@@ -1,65 +1,54 @@
 // The explorer of a token graph. Markup: <div class="explorer" data-graph="ID">; the script element
-// of that ID holds what state_core/analysis/explorer.py wrote:
-//   tokens  the text of each token            kinds   names of the kinds of edges
-//   blocks  [{name, label, source}]           k       the most semantic edges of a token
-//   rows    per token: [[j, kind, weight, rank, contribution of each block…], …]
-//   next    per token: {word, p, actual, p_actual, sources: [[share, j, kind]…]}, or null
-// Text reaches the page through textContent and fillText only.
-"use strict";
+// of that ID holds a list of one reading, or of two to compare (see readings.js).
 
 const STEPS = [13, 20], SLANT = -55 * Math.PI / 180, LABELS = 64, MARGIN = 30;
-const [SEQUENTIAL, SEMANTIC, SUCCESSOR, SINK, SHORTCUT, RULE] = [0, 1, 2, 3, 4, 5];
-
-function element(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key === "style") node.style.cssText = value;
-    else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-    else if (value === true) node.setAttribute(key, "");
-    else if (value !== false) node.setAttribute(key, value);
-  }
-  node.append(...children);
-  return node;
-}
-
-const shown = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥");
-const percent = (x) => x >= 0.995 ? "100 %" : x >= 0.0995 ? `${Math.round(100 * x)} %` : `${(100 * x).toFixed(1)} %`;
-const signed = (x, plus = "+") => (x < 0 ? "−" : plus) + Math.abs(x).toFixed(3);
 
 class Explorer {
-  constructor(root) {
+  // attribute: (number of a reading, token) → a promise of where the word after the token comes from.
+  constructor(root, attribute = null) {
     this.root = root;
-    this.data = JSON.parse(document.getElementById(root.dataset.graph).textContent);
-    this.on = this.data.kinds.map((_, kind) => kind === SEMANTIC || kind === SUCCESSOR);
-    this.ranks = Math.min(2, this.data.k || 1);
-    this.chosen = null;
-    this.hovered = null;
-    this.edges = this.listEdges();
+    this.attribute = attribute;
+    this.tip = element("div", { class: "tip", hidden: true });
+    document.body.append(this.tip);
+    this.resized = new ResizeObserver(() => this.fit());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.recolour(); this.update(); });
+  }
+
+  load(readings, chosen = null) {
+    this.views = viewsOf(readings);
+    this.comparable = this.views.length !== 2;
+    this.on = readings[0].kinds.map((_, kind) => kind === SEMANTIC || kind === SUCCESSOR);
+    this.sidesOn = [false, true, true];
+    this.blocksOff = new Set();
+    this.byAttribution = false;
+    this.ranks = 2;
+    this.chosen = chosen;
+    this.show(this.views.length - 1);
+  }
+
+  // One of the models, or their difference.
+  show(view) {
+    const before = this.data;
+    this.data = this.views[view];
+    this.hovered = this.edge = null;
+    if (this.chosen !== null && before && this.chosen >= this.data.tokens.length) this.chosen = null;
     this.drawn = [];
     this.recolour();
     this.build();
     this.fit();
-    this.choose(root.dataset.chosen ? Number(root.dataset.chosen) : null);
-  }
-
-  listEdges() {
-    const edges = [];
-    this.data.rows.forEach((row, i) => row.forEach(([j, kind, weight, rank, ...parts]) =>
-      edges.push({ i, j, kind, weight, rank, parts })));
-    return edges;
+    this.choose(this.chosen);
   }
 
   // Where everything goes. The canvas is as wide as its viewport and is drawn anew on scrolling, so
   // that a text of thousands of tokens costs no more memory than a sentence.
   build() {
-    const { tokens, kinds } = this.data;
-    const counts = kinds.map((_, kind) => this.edges.filter((e) => e.kind === kind).length);
-    const toggles = kinds.map((name, kind) => counts[kind] === 0 ? "" : this.toggle(name, kind, counts[kind]));
+    const { tokens, k } = this.data;
+    this.ranks = Math.min(this.ranks, k || 1);
     this.slider = element("input", {
-      type: "range", min: 1, max: Math.max(1, this.data.k), value: this.ranks,
-      "aria-label": "semantic edges shown per token",
+      type: "range", min: 1, max: Math.max(1, k), value: this.ranks, "aria-label": "semantic edges shown per token",
       oninput: () => { this.ranks = Number(this.slider.value); this.update(); },
     });
+    this.slider.value = this.ranks;
     this.count = element("span");
     this.reset = element("button", { type: "button", onclick: () => this.choose(null) }, "all tokens");
     this.canvas = element("canvas", { role: "img", "aria-label": "Arc diagram of the token graph; the list below holds the same edges" });
@@ -68,25 +57,58 @@ class Explorer {
     this.text = element("div", { class: "text", tabindex: 0, "aria-label": "The text; arrow keys move between tokens" });
     this.spans = tokens.map((token, i) => element("span", { "data-token": i }, token));
     this.text.append(...this.spans);
-    this.list = element("div", { class: "list" });
-    this.said = element("div", { class: "said" });
-    this.tip = element("div", { class: "tip", hidden: true });
-    this.root.replaceChildren(
-      element("div", { class: "controls" }, ...toggles,
-        element("label", { hidden: !this.data.k }, "nearest ", this.slider, " ", this.count), this.reset),
-      this.stage, this.text, element("div", { class: "panel" }, this.list, this.said));
-    document.body.append(this.tip);
+    this.panel = new Panel(this);
+    this.root.replaceChildren(...this.switches(),
+      element("div", { class: "controls" }, ...this.kindToggles(),
+        element("label", { hidden: !k }, "nearest ", this.slider, " ", this.count), this.reset, ...this.shading()),
+      ...this.blockToggles(), this.stage, this.text, this.panel.root);
     this.listen();
   }
 
-  toggle(name, kind, count) {
-    const box = element("input", { type: "checkbox", "data-kind": name });
-    box.checked = this.on[kind];
-    const label = element("label", { class: this.on[kind] ? "" : "off" }, box,
-      element("span", { class: "swatch", style: `background:var(--${name})` }), `${name} `,
-      element("span", { class: "note" }, count.toLocaleString("en")));
+  // Which model's graph, or what differs between two.
+  switches() {
+    if (this.views.length === 1) return [];
+    const buttons = this.views.map((view, n) => element("button", {
+      type: "button", "aria-pressed": String(view === this.data), onclick: () => this.show(n),
+    }, view.name));
+    const reason = this.comparable ? "" : element("span", { class: "note" }, "Their vocabularies cut the text differently, so that edges cannot be compared.");
+    const sides = !this.data.sides ? [] : this.data.sides.map((name, side) => {
+      const count = this.data.edges.filter((e) => e.side === side && this.on[e.kind]).length;
+      return this.toggle(name, this.sideColour(side), count, { "data-side": side }, () => this.sidesOn[side], (on) => { this.sidesOn[side] = on; });
+    });
+    return [element("div", { class: "controls switches" }, ...buttons, reason, ...sides)];
+  }
+
+  kindToggles() {
+    const { kinds, edges } = this.data, counts = kinds.map((_, kind) => edges.filter((e) => e.kind === kind).length);
+    return kinds.map((name, kind) => counts[kind] === 0 ? "" : this.toggle(name, `var(--${name})`, counts[kind], { "data-kind": name },
+      () => this.on[kind], (on) => { this.on[kind] = on; if (this.data.sides) this.show(this.views.indexOf(this.data)); }));
+  }
+
+  blockToggles() {
+    const { blocks, edges } = this.data;
+    if (blocks.length < 2) return [];
+    const counts = blocks.map((_, b) => edges.filter((e) => e.most === b).length);
+    const toggles = blocks.map(({ name, label }, b) => counts[b] === 0 ? "" : this.toggle(label, this.blockColours[b], counts[b], { "data-block": name },
+      () => !this.blocksOff.has(name), (on) => { if (on) this.blocksOff.delete(name); else this.blocksOff.add(name); }));
+    return [element("div", { class: "controls" }, element("span", { class: "note" }, "made mostly of"), ...toggles)];
+  }
+
+  shading() {
+    if (!this.attribute) return [];
+    const box = element("input", { type: "checkbox", "data-shade": "attribution" });
+    box.checked = this.byAttribution;
+    box.addEventListener("change", () => { this.byAttribution = box.checked; this.shade(); });
+    return [element("label", {}, box, "colour the text by attribution")];
+  }
+
+  toggle(name, colour, count, attributes, get, set) {
+    const box = element("input", { type: "checkbox", ...attributes });
+    box.checked = get();
+    const label = element("label", { class: get() ? "" : "off" }, box,
+      element("span", { class: "swatch", style: `background:${colour}` }), `${name} `, element("span", { class: "note" }, number(count)));
     box.addEventListener("change", () => {
-      this.on[kind] = box.checked;
+      set(box.checked);
       label.classList.toggle("off", !box.checked);
       this.update();
     });
@@ -94,9 +116,9 @@ class Explorer {
   }
 
   listen() {
+    this.resized.disconnect();
+    this.resized.observe(this.stage);
     this.stage.addEventListener("scroll", () => this.draw());
-    new ResizeObserver(() => this.fit()).observe(this.stage);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.recolour(); this.update(); });
     this.canvas.addEventListener("mousemove", (event) => this.hover(event));
     this.canvas.addEventListener("mouseleave", () => this.hover(null));
     this.canvas.addEventListener("click", (event) => this.click(event));
@@ -115,10 +137,12 @@ class Explorer {
   }
 
   recolour() {
+    if (!this.data) return;
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-    this.ink = colour("ink"); this.muted = colour("muted");
+    this.ink = colour("ink");
     this.kindColours = this.data.kinds.map(colour);
+    this.sideColours = ["sequential", "ours", "theirs"].map(colour);
     // Blocks of one source share its hue and differ in lightness.
     const seen = {};
     this.blockColours = this.data.blocks.map(({ source }) => {
@@ -127,14 +151,21 @@ class Explorer {
     });
   }
 
+  sideColour(side) { return `var(--${["sequential", "ours", "theirs"][side]})`; }
+  colour(edge) { return this.data.sides ? this.sideColour(edge.side) : `var(--${this.data.kinds[edge.kind]})`; }
+  pencil(edge) { return this.data.sides ? this.sideColours[edge.side] : this.kindColours[edge.kind]; }
+
   visible(edge) {
-    if (!this.on[edge.kind]) return false;
+    if (!this.on[edge.kind] || this.blocksOff.has(this.data.blocks[edge.most]?.name)) return false;
+    if (this.data.sides && !this.sidesOn[edge.side]) return false;
     if (this.chosen !== null) return edge.i === this.chosen;
     return !(edge.kind === SEMANTIC || edge.kind === SUCCESSOR) || edge.rank <= this.ranks;
   }
 
-  choose(token) {
+  choose(token, edge = null) {
+    const moved = token !== this.chosen || !this.attributions;
     this.chosen = token;
+    this.edge = edge;
     this.hovered = null;
     if (token !== null) {
       const x = this.x(token), { scrollLeft, clientWidth } = this.stage;
@@ -142,11 +173,27 @@ class Explorer {
       const { offsetTop } = this.spans[token], { scrollTop, clientHeight } = this.text;
       if (offsetTop < scrollTop || offsetTop > scrollTop + clientHeight - 30) this.text.scrollTop = offsetTop - clientHeight / 2;
     }
+    if (moved) this.askAttributions();
     this.update();
   }
 
+  // Answers that come after another token was chosen are for nobody.
+  async askAttributions() {
+    const mine = this.attributions = new Map(), { chosen } = this;
+    if (!this.attribute || chosen === null) return;
+    const readings = this.views.filter(({ sides }) => !sides).map(({ members }) => members[0]);
+    for (const reading of readings) {
+      if (this.attributions !== mine) return;
+      if (chosen >= reading.tokens.length) continue;
+      const told = await this.attribute(readings.indexOf(reading), chosen).catch((error) => ({ error: error.message }));
+      mine.set(reading, told);
+      if (this.attributions === mine) { this.shade(); this.panel.describe(); }
+    }
+  }
+
   update() {
-    this.drawn = this.edges.filter((edge) => this.visible(edge));
+    this.drawn = this.data.edges.filter((edge) => this.visible(edge));
+    if (this.edge && !this.drawn.includes(this.edge)) this.edge = null;
     // Thickness spans the weights of the semantic edges in view.
     const weights = this.drawn.filter((e) => e.kind === SEMANTIC).map((e) => e.weight);
     this.low = weights.reduce((a, b) => Math.min(a, b), 1);
@@ -156,11 +203,12 @@ class Explorer {
     this.reset.disabled = this.chosen === null;
     this.draw();
     this.shade();
-    this.describe();
+    this.panel.describe();
   }
 
   // A sentence fills the width; a longer text scrolls.
   fit() {
+    if (!this.data) return;
     const room = (this.stage.clientWidth - MARGIN) / this.data.tokens.length;
     this.step = Math.min(Math.max(room, STEPS[0]), STEPS[1]);
     this.spacer.style.width = `${this.data.tokens.length * this.step + MARGIN}px`;
@@ -182,7 +230,7 @@ class Explorer {
 
   draw() {
     const width = this.stage.clientWidth, n = this.data.tokens.length;
-    this.span = Math.max(...this.drawn.map((e) => e.i - e.j), 24);
+    this.span = this.drawn.reduce((most, e) => Math.max(most, e.i - e.j), 24);
     this.base = Math.min(300, 90 + 26 * Math.sqrt(this.span));
     const height = this.base + LABELS, ratio = window.devicePixelRatio || 1;
     Object.assign(this.canvas, { width: width * ratio, height: height * ratio });
@@ -194,7 +242,7 @@ class Explorer {
     const order = [...this.drawn].sort((a, b) => this.strength(a) - this.strength(b));
     for (const edge of order) {
       if (this.x(edge.i) < left || this.x(edge.j) > left + width) continue;
-      this.arc(edge, edge === this.hovered);
+      this.arc(edge, edge === this.hovered || edge === this.edge);
     }
     const first = Math.max(0, Math.floor((left - MARGIN) / this.step)), last = Math.min(n, Math.ceil((left + width) / this.step) + 5);
     const related = new Set(this.drawn.flatMap((e) => this.chosen === null ? [] : [e.j]));
@@ -206,7 +254,7 @@ class Explorer {
     const radius = Math.max((this.x(edge.i) - this.x(edge.j)) / 2, 4);
     pen.beginPath();
     pen.ellipse(middle, this.base, radius, this.height(edge), 0, Math.PI, 2 * Math.PI);
-    pen.strokeStyle = strong ? this.ink : this.kindColours[edge.kind];
+    pen.strokeStyle = strong ? this.ink : this.pencil(edge);
     pen.globalAlpha = strong ? 1 : this.chosen !== null ? 0.35 + 0.65 * s : 0.14 + 0.66 * s * s;
     pen.lineWidth = (strong ? 1 : 0) + 0.6 + 3 * s * s;
     pen.stroke();
@@ -222,7 +270,7 @@ class Explorer {
     pen.font = `${i === this.chosen ? "600 " : ""}12px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif`;
     pen.fillStyle = this.ink;
     pen.globalAlpha = this.chosen === null || i === this.chosen || related.has(i) ? 1 : 0.4;
-    const text = shown(this.data.tokens[i]).trim() || "␣";
+    const text = word(this.data.tokens[i]);
     pen.fillText(text.length > 11 ? text.slice(0, 10) + "…" : text, 0, 0);
     pen.restore();
   }
@@ -249,13 +297,7 @@ class Explorer {
     if (edge !== this.hovered) { this.hovered = edge; this.draw(); }
     this.tip.hidden = !edge;
     if (!edge) return;
-    this.tip.replaceChildren(
-      element("div", {}, element("b", {}, shown(this.data.tokens[edge.i]).trim()), " looks at ",
-        element("b", {}, shown(this.data.tokens[edge.j]).trim()), `, ${edge.i - edge.j} tokens back`),
-      element("div", {}, this.kindMark(edge.kind), this.reason(edge)),
-      element("div", {}, `weight ${signed(edge.weight)}  `, this.bar(edge)),
-      ...edge.parts.map((part, b) => [part, b]).filter(([part]) => part).map(([part, b]) =>
-        element("div", {}, this.blockMark(b), `${signed(part)}  ${this.data.blocks[b].label}`)));
+    this.tip.replaceChildren(...this.panel.tip(edge));
     const { offsetWidth: w, offsetHeight: h } = this.tip;
     this.tip.style.left = `${Math.max(8, Math.min(event.clientX + 16, innerWidth - w - 12))}px`;
     this.tip.style.top = `${event.clientY + 18 + h > innerHeight ? event.clientY - h - 12 : event.clientY + 18}px`;
@@ -265,37 +307,11 @@ class Explorer {
     const box = this.canvas.getBoundingClientRect();
     const x = event.clientX - box.left + this.stage.scrollLeft, y = event.clientY - box.top;
     const edge = this.edgeAt(x, y);
+    if (edge) return this.choose(edge.i, edge);
+    if (y <= this.base) return this.choose(null);
     // Labels hang to the left below their token.
-    const token = edge ? edge.i : Math.round((x - 4 - MARGIN + Math.max(0, y - this.base - 12) / Math.tan(-SLANT)) / this.step - 0.5);
-    if (y <= this.base && !edge) return this.choose(null);
+    const token = Math.round((x - 4 - MARGIN + Math.max(0, y - this.base - 12) / Math.tan(-SLANT)) / this.step - 0.5);
     if (token >= 0 && token < this.data.tokens.length) this.choose(token === this.chosen ? null : token);
-  }
-
-  reason({ i, j, kind, rank }) {
-    if (kind === SEQUENTIAL) return i === j ? "every token looks at itself" : `inside the window, ${i - j} back`;
-    if (kind === SINK) return "one of the first tokens, which every token looks at";
-    if (kind === SHORTCUT) return "a shortcut across the text";
-    if (kind === RULE) return "the registered edge rule chose it";
-    if (kind === SEMANTIC) return `no. ${rank} in similarity`;
-    return `came after “${shown(this.data.tokens[j - 1]).trim() || "␣"}”, no. ${rank}`;
-  }
-
-  kindMark(kind) { return element("span", { class: "swatch", style: `background:var(--${this.data.kinds[kind]})` }); }
-  blockMark(b) { return element("span", { class: "swatch", style: `background:${this.blockColours[b]}` }); }
-
-  // Contributions side by side from the middle line: positive to the right, negative to the left.
-  bar({ parts }) {
-    const { negative, positive } = this.data.extent, unit = 100 / (negative + positive);
-    const zero = negative * unit, bar = element("span", { class: "bar" });
-    let right = zero, left = zero;
-    parts.forEach((part, b) => {
-      const width = unit * Math.abs(part);
-      if (part < 0) left -= width;
-      bar.append(element("i", { style: `left:${part < 0 ? left : right}%;width:${width}%;background:${this.blockColours[b]}` }));
-      if (part > 0) right += width;
-    });
-    bar.append(element("i", { class: "zero", style: `left:${zero}%` }));
-    return bar;
   }
 
   shade() {
@@ -304,55 +320,28 @@ class Explorer {
       span.style.background = "";
     });
     if (this.chosen === null) return;
+    if (this.byAttribution) return this.shadeByAttribution();
     for (const edge of [...this.drawn].sort((a, b) => this.strength(a) - this.strength(b))) {
-      if (edge.j === this.chosen) continue;
-      const share = Math.round(12 + 40 * this.strength(edge));
-      this.spans[edge.j].style.background = `color-mix(in srgb, var(--${this.data.kinds[edge.kind]}) ${share}%, transparent)`;
+      if (edge.j !== this.chosen) this.tint(edge.j, this.colour(edge), 12 + 40 * this.strength(edge));
     }
   }
 
-  describe() {
-    if (this.chosen === null) {
-      this.list.replaceChildren(element("p", { class: "note" },
-        "Each arc joins a token (right end) to an earlier one that it looks at (left end). Hover over an arc, or click a token."));
-      this.said.replaceChildren();
-      return;
+  // Of the first model in view: blue speaks for the word, ochre against it.
+  shadeByAttribution() {
+    const tokens = this.attributions?.get(this.data.members[0])?.tokens ?? {};
+    const most = Object.values(tokens).reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
+    for (const [token, share] of Object.entries(tokens)) {
+      if (Number(token) !== this.chosen && Math.abs(share) >= 0.02 * most) this.tint(token, `var(--${share > 0 ? "ours" : "theirs"})`, 10 + 50 * Math.abs(share) / most);
     }
-    const edges = [...this.drawn].sort((a, b) => b.weight - a.weight);
-    const legend = element("div", { class: "legend" }, ...this.data.blocks.map((block, b) =>
-      element("span", { title: block.about }, this.blockMark(b), block.label)));
-    const rows = edges.map((edge) => element("tr", {},
-      element("td", { class: "where" }, element("span", { class: "around" }, this.around(edge.j - 3, edge.j)),
-        element("b", {}, shown(this.data.tokens[edge.j])),
-        element("span", { class: "around" }, this.around(edge.j + 1, edge.j + 3))),
-      element("td", {}, `−${edge.i - edge.j}`), element("td", {}, signed(edge.weight, "")),
-      element("td", { style: "text-align:left" }, this.bar(edge)),
-      element("td", { style: "text-align:left" }, this.kindMark(edge.kind), this.reason(edge))));
-    const word = shown(this.data.tokens[this.chosen]).trim() || "␣";
-    this.list.replaceChildren(
-      element("h3", {}, `“${word}”, token ${this.chosen}, looks at`), legend,
-      edges.length ? element("div", { class: "scroll" }, element("table", {},
-        element("tr", {}, ...["where", "back", "weight", "made of", "why"].map((title, i) =>
-          element("th", i > 2 ? { style: "text-align:left" } : {}, title))), ...rows))
-        : element("p", { class: "note" }, "No edges of the kinds shown."));
-    this.said.replaceChildren(...this.prediction(this.data.next?.[this.chosen]));
   }
 
-  around(from, to) {
-    return shown(this.data.tokens.slice(Math.max(0, from), Math.max(0, to)).join(""));
-  }
-
-  prediction(next) {
-    if (!next) return [];
-    const actual = next.actual === null ? [] : [element("p", { class: "note" },
-      `What came: “${shown(next.actual).trim() || "↵"}”, given ${percent(next.p_actual)}.`)];
-    return [
-      element("h3", {}, `and expects “${shown(next.word).trim() || "↵"}” next (${percent(next.p)})`),
-      ...next.sources.map(([share, j, kind]) => element("div", {},
-        `${percent(share)} from `, ...(j === null ? ["the vocabulary head"] : [this.kindMark(kind),
-          `“${this.around(j - 2, j + 1)}`, element("b", {}, shown(this.data.tokens[j + 1])), `”, ${this.chosen - j} back`]))),
-      ...actual];
+  tint(token, colour, share) {
+    this.spans[token].style.background = `color-mix(in srgb, ${colour} ${Math.round(share)}%, transparent)`;
   }
 }
 
-for (const root of document.querySelectorAll(".explorer")) root.explorer = new Explorer(root);
+for (const root of document.querySelectorAll(".explorer[data-graph]")) {
+  const readings = JSON.parse(document.getElementById(root.dataset.graph).textContent);
+  root.explorer = new Explorer(root);
+  root.explorer.load(readings, root.dataset.chosen ? Number(root.dataset.chosen) : null);
+}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from state_core.analysis.scaling import scaling, write_scaling
+from state_core.analysis.plot.growth import scaling, write_scaling
 from state_core.bench.case import OURS, Comparison
 from state_core.bench.report import Report, Result
 from state_core.bench.timing import Spread

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from state_core.analysis.html import Html, page, tag
-from state_core.analysis.plots import INK, LINE_COLOURS, plotly_objects, style
+from state_core.analysis.html import page, tag
+from state_core.analysis.plot.look import INK, LINE_COLOURS, figures_html, plotly_objects, style
 from state_core.atomic import atomic_write_text
-from state_core.bench.case import OURS
-from state_core.bench.report import Report, Result
-from state_core.bench.timing import growth_exponent
 from state_core.errors import InputError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from state_core.bench.report import Report, Result
 
 PANEL_HEIGHT = 340
 COLUMNS = 2
@@ -47,15 +46,17 @@ def scaling(report: Report) -> go.Figure:
 
 def write_scaling(report: Report, path: str | Path) -> None:
     """The figure as a page that holds all it needs, good in light and dark."""
-    figure = scaling(report).to_html(
-        full_html=False, include_plotlyjs=True, config={"displayModeBar": False}
-    )
+    figure = figures_html([scaling(report)])
     machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     heading = tag("h1", "Time against size"), tag("p", machine)
-    atomic_write_text(path, page("sosm bench", *heading, Html(figure)))
+    atomic_write_text(path, page("sosm bench", *heading, *figure))
 
 
 def _add_panel(figure: go.Figure, series: list[Result], row: int, column: int, n: int) -> None:
+    # Here, since who draws no benchmark need not wait for them.
+    from state_core.bench.case import OURS
+    from state_core.bench.timing import growth_exponent
+
     contenders = dict.fromkeys(c for result in series for c in result.seconds)
     for colour, name in zip(_colours(len(contenders)), contenders):
         timed = [result for result in series if name in result.seconds]
