@@ -169,6 +169,11 @@ def _name(model: Backbone, path: str) -> str:
     """`blocks.3.mixer.q` → `blocks.3.attn.q`."""
     parts = [RENAMED.get(part, part) for part in path.split(".")]
     if len(parts) > 3 and parts[0] == "blocks" and parts[2] == "mixer":
-        mixer = model.config.layers[int(parts[1])]
-        parts[2] = "attn" if mixer.endswith("attention") else mixer
+        parts[2] = mixer_name(model, int(parts[1]))
     return ".".join(parts)
+
+
+def mixer_name(model: Backbone, layer: int) -> str:
+    """What names call the mixer of a layer: `attn` for any attention, else as it is registered."""
+    mixer = model.config.layers[layer]
+    return "attn" if mixer.endswith("attention") else mixer
