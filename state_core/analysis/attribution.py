@@ -193,7 +193,7 @@ class _Attribution:
         mixer: Any = block.mixer
         if not _has_heads(block):
             said = self._dot(self.run.cache[f"blocks.{i}.mixer"][self.at])
-            return Part(f"blocks.{i}.{mixer_name(self.model.config.layers[i])}", said)
+            return Part(f"blocks.{i}.{mixer_name(self.model, i)}", said)
         attends = isinstance(mixer, GraphAttention | DenseAttention)
         pairs = attends and mixer.heads.differential is not None
         heads = mixer.n_heads // (2 if pairs else 1)
