@@ -19,6 +19,10 @@ from state_core.ops.numba_threads import match_torch_threads
 from state_core.ops.reverse_edges import reverse_edges
 from state_core.ops.score_tile import CHAINS, dots, flat_rows
 
+# Multiply-adds that a thread is worth waking for: where others use the cores too, the slowest of
+# several threads keeps a short call waiting.
+GRAIN = 1 << 20
+
 
 @torch.library.custom_op("state_core::edge_scores", mutates_args=())
 def edge_scores(u: Tensor, neighbors: Tensor, counts: Tensor, keys: Tensor, blocks: int) -> Tensor:
@@ -26,7 +30,7 @@ def edge_scores(u: Tensor, neighbors: Tensor, counts: Tensor, keys: Tensor, bloc
     width = neighbors.shape[2]
     scores = u.new_empty(*neighbors.shape, blocks)
     flat_keys, key_stride = flat_rows(keys)
-    match_torch_threads(batch * rows)
+    match_torch_threads(1 + neighbors.numel() * d // GRAIN)
     valid = _forward(
         u.contiguous().view(-1).numpy(),
         neighbors.contiguous().view(-1).numpy(),
