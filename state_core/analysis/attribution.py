@@ -15,6 +15,7 @@ D model width, H heads, M width of a head, E edges of a row, K items recalled.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,16 @@ def attribute(
     if not 0 <= token < len(log_p):
         raise InputError(f"token {token} is out of range: the vocabulary has {len(log_p)}")
     return _Attribution(model, run, text, position, token).tree()
+
+
+def token_shares(tree: Part) -> dict[int, float]:
+    """What each token that is looked at gives to the prediction, over all heads and votes."""
+    shares: dict[int, float] = defaultdict(float)
+    for part in tree:
+        name = part.path.rsplit("/", 1)[-1]
+        if name.startswith("edge to ") and not part.parts:
+            shares[int(name.removeprefix("edge to "))] += part.share
+    return dict(shares)
 
 
 @dataclass(frozen=True)
