@@ -78,6 +78,7 @@ class Decomposition:
         missed = self.components.sum(0) - self.hidden
         return float(missed.norm() / self.hidden.norm())
 
+    @torch.no_grad()
     def logits(self, token: int) -> Tensor:
         """What each component gives to a word's logit in the vocabulary head, [N] or [N,T].
         InputError for a word that is none."""

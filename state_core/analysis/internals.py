@@ -107,9 +107,16 @@ def _keep(internal: Internal, cache: Cache) -> Callable[..., None]:
     def hook(_module: nn.Module, _given: Any, value: Any) -> None:
         found = internal.read(value)
         if found is not None:
-            cache[internal.name] = found
+            cache[internal.name] = _alone(found)
 
     return hook
+
+
+def _alone(value: Tensor) -> Tensor:
+    """Without what it was cut from, which a view would keep; with gradients that is kept anyhow,
+    and the value itself is what they are taken by."""
+    cut = value.untyped_storage().nbytes() > value.numel() * value.element_size()
+    return value.clone() if cut and not value.requires_grad else value
 
 
 def _internals(model: Backbone) -> Iterator[Internal]:

@@ -65,6 +65,7 @@ def test_layers_and_heads_agree_with_attribution(name: str) -> None:
     by_layer = decompose(model, ids, "layer", 20)
     tree = attribute(model, ids, 20, token=7).find("vocabulary")
 
+    @torch.no_grad()
     def share(part: Tensor) -> float:
         logits, whole = (
             by_layer.vocabulary_logits(part),

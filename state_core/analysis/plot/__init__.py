@@ -11,6 +11,7 @@ text of its tokens. A picture that leaves something out says so above it.
 from __future__ import annotations
 
 from state_core.analysis.plot.coordinates import landmarks
+from state_core.analysis.plot.corpus import block_probes, block_shares
 from state_core.analysis.plot.curves import faithfulness, loss
 from state_core.analysis.plot.edges import adjacency, arcs
 from state_core.analysis.plot.gates import gate
@@ -22,6 +23,8 @@ __all__ = [
     "adjacency",
     "arcs",
     "attribution",
+    "block_probes",
+    "block_shares",
     "blocks",
     "faithfulness",
     "gate",
