@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from state_core.training.tokenizer import Tokenizer
 
 SCRIPTS = ("elements.js", "readings.js", "panel.js", "explorer.js")
-SOURCES_SHOWN = 4
+SOURCES_SHOWN, LEAST_SHARE = 4, 0.01  # of a prediction
 LONGEST = 2000  # tokens of a text; the page stays quick
 
 BLOCK_NAMES = {
@@ -128,23 +128,49 @@ def expectations(out: SOSMOutput, b: int, ids: Sequence[int], spell: Any) -> lis
     likeliest = log_p.argmax(-1).tolist()
     words = spell(likeliest)
     actual = [*ids[1:], None]
+    sources = _sources(out, b, log_p.argmax(-1))
     expected = []
     for i, (word, text, came) in enumerate(zip(likeliest, words, actual, strict=True)):
-        sources = [] if out.votes is None else out.explain_prediction(b, i, word).sources
-        shown = [s for s in sources if s.share >= 0.01][:SOURCES_SHOWN]
         expected.append(
             {
                 "word": text,
                 "p": round(float(log_p[i, word].exp()), 4),
                 "actual": None if came is None else spell([came])[0],
                 "p_actual": None if came is None else round(float(log_p[i, came].exp()), 4),
-                "sources": [
-                    [round(s.share, 3), s.target, None if s.kind is None else int(s.kind)]
-                    for s in shown
-                ],
+                "sources": sources[i],
             }
         )
     return expected
+
+
+def _sources(
+    out: SOSMOutput, b: int, words: Tensor
+) -> list[list[tuple[float, int | None, int | None]]]:
+    """Share, target and kind of the largest sources of each of `words` [T], as
+    `out.explain_prediction` gives them one by one. Empty without a pointer head."""
+    if out.votes is None or out.graph is None:
+        return [[] for _ in words]
+    width = out.graph.neighbors.shape[-1]
+    log_share = out.votes.log_share[b].double()
+    vocabulary = out.vocabulary_logits(out.hidden[b]).double().log_softmax(-1)
+    head = log_share[:, :1] + vocabulary.gather(1, words[:, None])
+    agree = out.votes.words[b, :, :width] == words[:, None]
+    voted = log_share[:, 1 : width + 1].masked_fill(~agree, -torch.inf)
+    shares, order = torch.cat([head, voted], 1).softmax(1).sort(dim=1, descending=True, stable=True)
+    found: list[list[tuple[float, int | None, int | None]]] = []
+    for i, (row, places) in enumerate(zip(shares.tolist(), order.tolist(), strict=True)):
+        best = [(share, n - 1) for share, n in zip(row, places) if share >= LEAST_SHARE]
+        found.append(
+            [
+                (round(share, 3), *(_edge(out.graph, b, i, e) if e >= 0 else (None, None)))
+                for share, e in best[:SOURCES_SHOWN]
+            ]
+        )
+    return found
+
+
+def _edge(graph: TokenGraph, b: int, i: int, e: int) -> tuple[int, int]:
+    return int(graph.neighbors[b, i, e]), int(graph.kinds[b, i, e])
 
 
 def explorer(identifier: str, *readings: Mapping[str, Any], chosen: int | None = None) -> Html:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 
 from state_core import SOSM, SOSMConfig
+from state_core.analysis.explorer import Reader
 from state_core.output import SOSMOutput
+from state_core.training.tokenizer import Tokenizer
+from tests.analysis.browser import launched
+from tests.invariants.variants import build
+from tests.texts import sentences
 
 VOCABULARY = 64
 
@@ -34,3 +42,26 @@ def ids() -> torch.Tensor:
 def out(model: SOSM, ids: torch.Tensor) -> SOSMOutput:
     with torch.no_grad():
         return model(ids, return_graph=True)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with launched() as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def readers() -> list[Reader]:
+    """Two models of one vocabulary: one with all that a graph can have, and a plain one."""
+    tokenizer = Tokenizer.train([sentences()], 300)
+    return [
+        reader("whole", "all of the graph", tokenizer),
+        reader("plain", "successors", tokenizer),
+    ]
+
+
+def reader(name: str, variant: str, tokenizer: Tokenizer) -> Reader:
+    model = build(variant)
+    config = model.config.override({"vocab_size": tokenizer.vocab_size})
+    torch.manual_seed(len(name))
+    return Reader(name, SOSM(config).eval(), tokenizer)

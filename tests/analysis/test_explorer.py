@@ -61,8 +61,12 @@ def test_expectations(out, ids):
     assert [e["word"] for e in expected] == spell(log_p.argmax(-1).tolist())
     assert [e["actual"] for e in expected] == [*spell(row[1:]), None]
     assert expected[5]["p_actual"] == pytest.approx(float(log_p[5, row[6]].exp()), abs=1e-4)
-    for e in expected:
-        assert sum(share for share, _, _ in e["sources"]) <= 1.01
+    for i, e in enumerate(expected):
+        said = [s for s in out.explain_prediction(1, i).sources if s.share >= 0.01][:4]
+        assert [(j, kind) for _, j, kind in e["sources"]] == [(s.target, s.kind) for s in said]
+        assert [share for share, _, _ in e["sources"]] == pytest.approx(
+            [s.share for s in said], abs=6e-4
+        )
 
 
 def test_a_model_without_a_pointer_names_no_sources(model, ids):

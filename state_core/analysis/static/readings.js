@@ -34,7 +34,7 @@ function differenceOf(first, second) {
   edges.push(...[...theirs.values()].map((edge) => ({ ...edge, other: null, side: ONLY_SECOND })));
   return {
     ...first, blocks, edges: edges.sort((a, b) => a.i - b.i), name: "difference",
-    k: Math.max(first.k, second.k), members: [first, second],
+    k: Math.max(first.k, second.k), members: [...first.members, ...second.members],
     sides: ["in both", `only in ${first.name}`, `only in ${second.name}`],
     extent: {
       negative: Math.max(first.extent.negative, second.extent.negative),
