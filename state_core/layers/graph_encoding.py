@@ -36,7 +36,7 @@ class DegreeEncoding(nn.Module):
         assert graph.degree is not None
         length, read = graph.degree.unbind(-1)
         powers = 2 ** torch.arange(READ_BINS - 1, device=read.device)
-        bins = torch.bucketize(read, powers, right=True)
+        bins = torch.bucketize(read.contiguous(), powers, right=True)
         lengths = length.clamp(max=ROW_LENGTHS - 1)
         return F.embedding(lengths, self.row_length) + F.embedding(bins, self.times_read)
 
