@@ -148,9 +148,7 @@ def _claimed(folder: Path) -> Iterator[bool]:
 # --- time ------------------------------------------------------------------------------------
 
 
-def speedup(
-    setting: Setting, ours: Thunk, peer: Thunk, device: torch.device = CPU
-) -> list[float]:
+def speedup(setting: Setting, ours: Thunk, peer: Thunk, device: torch.device = CPU) -> list[float]:
     """How many times longer `peer` takes: a value per repeat, the median of calls in turns."""
     found = []
     for _ in setting.seeds:
