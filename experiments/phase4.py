@@ -41,7 +41,7 @@ REMEMBERED = (0, 512, 2048, 8192)  # tokens
 ITEMS = {"quick": (10_000, 40_000), "standard": (10_000, 30_000, 90_000)}
 QUERIES, NEAREST = 500, 10
 RANK = 8
-# The seed's model, with fewer layers: of the parameters that are adapted, the share is the same.
+# The size of the seed's model, which has four layers, as phase 4 has.
 LARGE: dict[str, Any] = {
     "vocab_size": 50_257,
     "d_model": 768,

@@ -14,17 +14,13 @@ from experiments.ledger import Measured, Setting
 from experiments.probe_runs import Run, Task
 from experiments.probes import SMALL
 from state_core.config import SOSMConfig
-from state_core.training.probes import MQAR, Needle, Senses
+from state_core.training.probes import MQAR, Needle
 
-STEPS = 5  # of a probe, for one of a language model: its texts are short, and its models small
-LENGTHS = (32, 128)
-BATCH = 8
+STEPS = 10  # of a probe, for one of a language model: its texts are short, and its models small
+LENGTHS = (16, 64)
+BATCH = 16
 RATE = 3e-3
 
-SENSES = Task(
-    "senses",
-    tuple(Senses(n, distance=n // 2, questions=4, pseudowords=32, vocab_size=512) for n in LENGTHS),
-)
 RECALL = Task("mqar", tuple(MQAR(n, pairs=n // 8, vocab_size=64) for n in LENGTHS))
 NEEDLE = Task("needle", tuple(Needle(n, distance=n // 2, vocab_size=64) for n in LENGTHS))
 
