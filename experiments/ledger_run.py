@@ -119,7 +119,7 @@ def run_claims(
     together = Setting.of(budget, out.resolve() / "trained" / budget, max(1, threads // jobs))
     alone = replace(together, threads=threads)
     found = {c.id: r for c in claims if (r := _known(c, together, out)) is not None}
-    for number, (claim, record) in enumerate(((c, found[c.id]) for c in claims if c.id in found)):
+    for number, (claim, record) in enumerate((c, found[c.id]) for c in claims if c.id in found):
         watcher.ends(claim, record, number + 1, 0.0)
     left = [(c, alone if c.alone else together) for c in claims if c.id not in found]
     made = _by_ray(left, ray, watcher) if ray else _locally(left, jobs, watcher)
