@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments.ledger import BUDGETS, Claim, load_claims, select
+from experiments.ledger import BUDGETS, Claim, Verdict, load_claims, select
 from experiments.ledger_report import PAGE, Entry, Report, changes, rewrite_readme
 from experiments.ledger_run import Record, Watcher, run_claims
 from state_core.errors import ConfigError, nearest
@@ -38,9 +38,11 @@ def run(
     report = Report([Entry(c, r) for c, r in zip(claims, records, strict=True)])
     console.print(report.table())
     console.print(", ".join(f"{n} {verdict}" for verdict, n in report.counts().items()))
-    for entry in report.failed:
-        beside = out / budget / f"{entry.claim.id}.traceback.txt"
-        errors.print(f"{entry.claim.id} failed: see {beside}", style="red", soft_wrap=True)
+    for entry, record in zip(report.entries, records, strict=True):
+        if entry.verdict is Verdict.ERROR:
+            beside = out / budget / f"{record.id}.traceback.txt"
+            failed = f"{record.id} failed: {record.message}\nSee {beside}"
+            errors.print(failed, style="red", markup=False, soft_wrap=True)
     return not report.failed
 
 

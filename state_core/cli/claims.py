@@ -17,7 +17,9 @@ import typer
 from state_core.cli.console import console, errors
 from state_core.errors import SOSMError
 
-app = typer.Typer(help="Measure again what the design promised, and report it.")
+app = typer.Typer(
+    no_args_is_help=True, help="Measure again what the design promised, and report it."
+)
 Out = Annotated[Path, typer.Option(help="Where records and training runs are kept.")]
 RUNS = Path("runs/claims")
 
