@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -15,7 +16,6 @@ from experiments.ledger import BUDGETS, Claim, Verdict, load_claims, select
 from experiments.ledger_report import PAGE, Entry, Report, changes, rewrite_readme
 from experiments.ledger_run import Record, Watcher, run_claims
 from state_core.errors import ConfigError, nearest
-from state_core.machine import usable_cores
 
 
 def run(
@@ -30,10 +30,10 @@ def run(
     """Measure the claims named, show what became of them, and say whether none failed."""
     _known(budget)
     claims = select(load_claims(), ids)
-    cores = usable_cores()
+    threads = torch.get_num_threads()  # OMP_NUM_THREADS, or a thread a core
     with _progress(errors, len(claims)) as watcher:
         records = run_claims(
-            claims, budget, out, jobs=jobs or cores, threads=cores, ray=ray, watcher=watcher
+            claims, budget, out, jobs=jobs or threads, threads=threads, ray=ray, watcher=watcher
         )
     report = Report([Entry(c, r) for c, r in zip(claims, records, strict=True)])
     console.print(report.table())

@@ -34,7 +34,7 @@ def run(
         str, typer.Option(help="quick (minutes), standard, or full (five seeds, hours).")
     ] = "quick",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Rows at a time; by default one per core.")
+        int | None, typer.Option(min=1, help="Rows at a time; by default one a thread.")
     ] = None,
     ray: Annotated[
         str | None,

@@ -31,7 +31,11 @@ CLAIMS = load_claims()
 PROMISED = {
     1: "1 1m 1p 1.1m 1.1s 1.1e 1.2e 1.2h 1.3 1.4c 1.4m 1.5s 1.5m",
     2: "2a 2g 2p 2.1 2.2k 2.2s 2.3 2.4s 2.4q 2.5",
+    3: "3s 3m 3t 3p 3.1 3.2 3.3m 3.3s 3.4 3.5n 3.5q",
+    4: "4i 4m 4.1 4.2 4.3 4.4m 4.4s 4.5",
+    6: "6s 6a 6t 6.1s 6.1r 6.2d 6.2n 6.2t 6.3 6.4 6.5b 6.5q 6.6 6.7",
 }
+TO_COME = pytest.mark.xfail(reason="the rows of this phase are not written yet", strict=True)
 BAD = {
     "claim": ("[[claim]]\nid = 'x'\n", "claim x: phase: Field required"),
     "unknown key": ("[[claim]]\nid = 'x'\ncolour = 1\n", "colour: Extra inputs"),
@@ -65,7 +69,7 @@ def setting(tmp_path: Path, budget: str = "quick") -> Setting:
     return Setting.of(budget, tmp_path, 1)
 
 
-@pytest.mark.parametrize("phase", PROMISED)
+@pytest.mark.parametrize("phase", [1, 2, *(pytest.param(p, marks=TO_COME) for p in (3, 4, 6))])
 def test_every_promise_has_its_row(phase: int):
     found = [c.id for c in CLAIMS.values() if c.phase == phase]
     assert sorted(found) == sorted(f"sosm-{name}" for name in PROMISED[phase].split())
