@@ -14,6 +14,7 @@ measures: `ledger_run` does, and `ledger_report` tells what was found.
 from __future__ import annotations
 
 import ast
+import fnmatch
 import hashlib
 import importlib
 import json
@@ -277,19 +278,14 @@ def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
 
 
 def select(claims: dict[str, Claim], ids: list[str]) -> list[Claim]:
-    """The claims named, in the ledger's order; all for no name. An id also names those below it:
-    `sosm-1` all of phase 1. ConfigError for an id that names none."""
+    """The claims named, in the ledger's order; all for no name. `*` stands for anything: `sosm-1*`
+    names those of phase 1. ConfigError for a name that none has."""
     if not ids:
         return list(claims.values())
     for name in ids:
-        if not any(_names(name, claim) for claim in claims):
+        if not fnmatch.filter(claims, name):
             raise ConfigError(f"unknown claim {name!r}: {nearest(name, claims)}")
-    return [c for c in claims.values() if any(_names(name, c.id) for name in ids)]
-
-
-def _names(name: str, claim: str) -> bool:
-    """Whether `name` is the claim's id or a prefix of it that no digit goes on from."""
-    return claim.startswith(name) and not claim[len(name) :][:1].isdigit()
+    return [c for c in claims.values() if any(fnmatch.fnmatch(c.id, name) for name in ids)]
 
 
 def _claim(row: dict[str, Any], number: int, path: Path) -> Claim:

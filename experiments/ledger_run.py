@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.ledger import ROOT, Claim, Measured, NotMeasurableError, Setting, load_claims
+from experiments.ledger import ROOT, Claim, Measured, NotMeasurableError, Setting
 from state_core.atomic import atomic_write_json, atomic_write_text
 from state_core.errors import DataError, MissingExtraError
 
@@ -77,11 +77,12 @@ class Record:
     def save(self, out: Path) -> None:
         """Write it where `path_of` says, and its traceback beside it."""
         path = path_of(out, self.budget, self.id)
-        record = self
+        beside = path.with_name(f"{self.id}.traceback.txt")
         if self.traceback:
-            beside = path.with_suffix(".traceback.txt")
             atomic_write_text(beside, self.traceback)
-            record = replace(self, traceback=beside.name)
+        else:
+            beside.unlink(missing_ok=True)  # of an earlier failure
+        record = replace(self, traceback=beside.name if self.traceback else "")
         atomic_write_json(path, asdict(record))
 
 
@@ -118,17 +119,23 @@ def run_claims(
     watcher = watcher or Watcher()
     together = Setting.of(budget, out.resolve() / "trained" / budget, max(1, threads // jobs))
     alone = replace(together, threads=threads)
-    found = {c.id: r for c in claims if (r := _known(c, together, out)) is not None}
-    for number, (claim, record) in enumerate(((c, found[c.id]) for c in claims if c.id in found)):
-        watcher.ends(claim, record, number + 1, 0.0)
-    left = [(c, alone if c.alone else together) for c in claims if c.id not in found]
+    found: dict[str, Record] = {}
+    left: list[tuple[Claim, Setting]] = []
+    for claim in claims:
+        known = _known(claim, together, out)
+        if known is None:
+            left.append((claim, alone if claim.alone else together))
+            continue
+        found[claim.id] = known
+        watcher.ends(claim, known, len(found), 0.0)
+
     made = _by_ray(left, ray, watcher) if ray else _locally(left, jobs, watcher)
-    at, seconds, began = commit(), 0.0, time.monotonic()
+    at, began = commit(), time.monotonic()
     for number, (claim, record) in enumerate(made, start=1):
         found[claim.id] = record = replace(record, commit=at)
         record.save(out)
-        seconds = time.monotonic() - began
-        watcher.ends(claim, record, len(found), seconds / number * (len(left) - number))
+        each = (time.monotonic() - began) / number
+        watcher.ends(claim, record, len(found), each * (len(left) - number))
     return [found[c.id] for c in claims]
 
 
@@ -137,9 +144,9 @@ def in_process(claim: Claim, setting: Setting) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "record.json"
         asked = {**asdict(setting), "folder": str(setting.folder), "data": []}
-        command = [sys.executable, "-m", "experiments.ledger_run", claim.id, json.dumps(asked)]
+        given = [claim.model_dump_json(by_alias=True), json.dumps(asked), str(result)]
         done = subprocess.run(
-            [*command, str(result)],
+            [sys.executable, "-m", "experiments.ledger_run", *given],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": str(setting.threads)},
             capture_output=True,
@@ -266,7 +273,10 @@ def _by_ray(rows: list[tuple[Claim, Setting]], address: str, watcher: Watcher) -
                 "num_gpus": gpus if claim.needs == "gpu" else 0,
             }
             spends = {**asdict(setting), "threads": int(needs["num_cpus"])}
-            waiting[remote.options(**needs).remote(claim.id, spends)] = claim, setting
+            waiting[remote.options(**needs).remote(claim.model_dump(by_alias=True), spends)] = (
+                claim,
+                setting,
+            )
             watcher.begins(claim)
         while waiting:
             (done,), _ = ray.wait(list(waiting))
@@ -276,9 +286,9 @@ def _by_ray(rows: list[tuple[Claim, Setting]], address: str, watcher: Watcher) -
         ray.shutdown()
 
 
-def _on_machine(claim: str, spends: dict[str, Any]) -> dict[str, Any]:
+def _on_machine(row: dict[str, Any], spends: dict[str, Any]) -> dict[str, Any]:
     """`in_process` on another machine, in plain types."""
-    return asdict(in_process(load_claims()[claim], Setting(**spends)))
+    return asdict(in_process(Claim.model_validate(row), Setting(**spends)))
 
 
 def _fetched(ray: Any, reference: Any, claim: Claim, setting: Setting) -> Record:
@@ -295,7 +305,7 @@ def _spent(setting: Setting) -> dict[str, Any]:
     return {name: getattr(setting, name) for name in kept}
 
 
-def _main(claim: str, asked: str, result: str) -> None:
+def _main(row: str, asked: str, result: str) -> None:
     """What `in_process` starts."""
     import torch
 
@@ -303,7 +313,7 @@ def _main(claim: str, asked: str, result: str) -> None:
     spends |= {"seeds": tuple(spends["seeds"]), "folder": Path(spends["folder"]), "data": set()}
     setting = Setting(**spends)
     torch.set_num_threads(setting.threads)
-    record = measure(load_claims()[claim], setting)
+    record = measure(Claim.model_validate_json(row), setting)
     atomic_write_json(result, asdict(record))
 
 

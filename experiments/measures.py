@@ -42,6 +42,7 @@ from state_core.training.run import load_run
 Thunk = Callable[[], object]
 Runs = dict[str, list[dict[str, Any]]]
 """Arm → its results (`harness.run`), seed by seed; "folder" is where the run is."""
+Work = Callable[[Job, Path, int], dict[str, Any]]
 WAIT = 0.5  # seconds between looks at runs that another process trains
 WARM_UP = 64  # tokens of a first call, which compiles
 CPU = torch.device("cpu")
@@ -70,11 +71,13 @@ def planned(setting: Setting, config: SOSMConfig, seed: int) -> SOSMConfig:
     )
 
 
-def trained(setting: Setting, arms: Mapping[str, SOSMConfig]) -> Runs:
+def trained(setting: Setting, arms: Mapping[str, SOSMConfig], work: Work = run) -> Runs:
     """Train the arms over the setting's seeds, or read what was trained before.
 
-    Arms of a seed read the same batches, or this is a TrainingError. Several processes may ask for
-    the same runs: each run is trained once, and none waits while there is another left to train.
+    work: what is done of a run, if not training and scoring on the corpus. Arms that differ in it
+    need different names, and it must leave a results.json which tells the data's hash. Arms of a
+    seed read the same batches, or this is a TrainingError. Several processes may ask for the same
+    runs: each run is trained once, and none waits while there is another left to train.
     """
     jobs = {
         (arm, seed): _job(arm, planned(setting, config, seed))
@@ -87,7 +90,7 @@ def trained(setting: Setting, arms: Mapping[str, SOSMConfig]) -> Runs:
         for key in [key for key in jobs if key not in found]:
             with _claimed(setting.folder / jobs[key].folder) as ours:
                 if ours:
-                    found[key] = run(jobs[key], setting.folder, setting.threads)
+                    found[key] = work(jobs[key], setting.folder, setting.threads)
         if len(found) == before:
             time.sleep(WAIT)
     _same_data(found, setting)
