@@ -69,6 +69,7 @@ TEXTS = 4  # of held-out text
 REMEMBERED = 8192
 LENGTHS = {"quick": (512, 16384), "standard": (512, 4096, 16384, 65536)}
 GROWTH = {"quick": (1024, 8192), "standard": (1024, 4096, 16384)}
+LONG_DOCUMENTS = "sotu"
 TRAINED, FURTHER = 128, 4  # tokens of a window, and how many times as many are read at last
 LONG_TEXTS = 16
 EXPERTS = 8
@@ -320,7 +321,7 @@ def hybrid(setting: Setting) -> Measured:
 
 def positions(setting: Setting) -> Measured:
     """Trained on short windows, scored on the same targets after four times as much text."""
-    change = {"data.source": "sotu", "train.seq_len": TRAINED}
+    change = {"data.source": LONG_DOCUMENTS, "train.seq_len": TRAINED}
     every = extrapolation.arms(SOSMConfig.preset("default").override(change))
     names = {kind: f"SOSM {kind}" for kind in ("rope", "graph_rope", "graph_alibi")}
     found = trained(setting, {name: every[name] for name in names.values()})
