@@ -106,8 +106,8 @@ def full_matrix(u: Tensor, k: int) -> Tensor:
     scores = (u @ u.T).masked_fill_(
         u.new_ones(length, length, dtype=torch.bool).triu_(), -torch.inf
     )
-    found = scores.flip(1).topk(min(k, length), dim=1)
-    return torch.where(found.values.isfinite(), length - 1 - found.indices, -1)
+    found = scores.topk(min(k, length), dim=1)
+    return torch.where(found.values.isfinite(), found.indices, -1)
 
 
 def unit_rows(length: int, seed: int = 0) -> Tensor:
