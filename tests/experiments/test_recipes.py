@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 from rich.console import Console
 
 from experiments import phase1, phase2, recipe
