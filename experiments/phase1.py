@@ -101,7 +101,7 @@ def total_perplexity(setting: Setting) -> Measured:
 
 def full_matrix(u: Tensor, k: int) -> Tensor:
     """The neighbours [T,K] of normalised rows u [T,d] by the whole matrix of similarities: what
-    streaming stands in for; −1 where there is none. Which of equals comes first is left to torch."""
+    streaming stands in for; −1 where there is none. Which of equals is first is left to torch."""
     length = len(u)
     scores = (u @ u.T).masked_fill_(
         u.new_ones(length, length, dtype=torch.bool).triu_(), -torch.inf
