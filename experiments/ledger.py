@@ -198,9 +198,9 @@ class Claim(Row):
         return measure
 
     def digest(self, setting: Setting) -> str:
-        """Changes with whatever a result depends on in the row, in the setting, and in the text of
-        the measuring function, so that no stale result is taken for it. Bounds and story are not
-        among it: they judge and tell what was measured already."""
+        """Changes with whatever a result depends on in the row, in the setting, and in the code of
+        the measuring function itself (not of what it calls), so that no stale result is taken for
+        it. Bounds and story are not among it: they judge and tell what was measured already."""
         names = sorted(q.name for q in self.quantities)
         spends = [setting.budget, setting.seeds, setting.steps, setting.tokens]
         said = json.dumps([self.id, self.measure, names, self.needs, spends])
@@ -301,15 +301,15 @@ def _claim(row: dict[str, Any], number: int, path: Path) -> Claim:
 
 
 def _source(measure: str) -> str:
-    """The text of a measuring function, read without importing its module."""
+    """What a measuring function says, without its comments, read without importing its module."""
     module, name = measure.split(":")
     path = ROOT / (module.replace(".", "/") + ".py")
     if not path.is_file():
         return ""
-    text = path.read_text(encoding="utf-8")
-    for node in ast.parse(text).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
-            return ast.get_source_segment(text, node) or ""
+            told = ast.get_docstring(node) is not None
+            return "\n".join(ast.unparse(line) for line in node.body[told:])
     return ""
 
 

@@ -135,8 +135,8 @@ class Report:
         view = Table("claim", "quantity", "expected", "measured", "n", "verdict", box=None)
         for e in self.entries:
             colour = COLOURS.get(e.verdict, "dim")
-            head = f"[bold]{e.claim.id}[/] {e.claim.item}"
-            view.add_row(head, "", "", "", "", f"[{colour}]{_verdict(e)}[/]")
+            heads = [f"[bold]{e.claim.id}[/]", f"[bold]{e.claim.item}[/]", "", "", ""]
+            view.add_row(*heads, f"[{colour}]{_verdict(e)}[/]")
             if e.record is not None and e.record.message:
                 view.add_row("", f"[dim]{_plain(e.record.message)}[/]")
             for q in e.estimates:
@@ -284,7 +284,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _section(entry: Entry) -> list[str]:
     claim, record = entry.claim, entry.record
-    lines = [f"### {claim.id}", "", f"**{claim.item}**: {claim.claim}. {_verdict(entry)}.", ""]
+    lines = [f"### {claim.id}", "", f"**{claim.item}**: {claim.claim}. *{_verdict(entry)}*", ""]
     if record is not None and record.message:
         lines += [f"{record.message}", ""]
     if entry.estimates:

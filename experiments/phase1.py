@@ -10,6 +10,8 @@ T tokens, K neighbours, d width of what is compared.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,6 +47,7 @@ WIDTH, NEIGHBOURS = 64, 8  # of the state, and edges of a token
 LENGTHS = {"quick": (8192, 32768), "standard": (8192, 16384, 32768)}
 SHORTER = (3, 4, 5)  # layers, beside the baseline's six
 SAMPLED = 10  # steps between K-1 attributions, as the preset has it
+PAIR = ("phase1", "baseline")
 STEPS_WATCHED = 10  # for gradients that are not finite
 
 
@@ -77,21 +80,20 @@ def runs(setting: Setting, *names: str) -> Runs:
 
 def total_speed(setting: Setting) -> Measured:
     """A training step at equal parameters, without K-1, whose share 1.3 measures."""
-    found = [Step(arms()[name], texts(arms()[name], setting.tokens)) for name in _PAIR]
+    found = [Step(arms()[name], texts(arms()[name], setting.tokens)) for name in PAIR]
     return {"training speed / baseline": speedup(setting, *found)}
 
 
 def total_memory(setting: Setting) -> Measured:
-    ours, peer = (arms()[name] for name in _PAIR)
+    """A training step at equal parameters, in a process of its own."""
+    ours, peer = (arms()[name] for name in PAIR)
     return {"peak memory of a step / baseline": memory_ratio(setting, ours, peer)}
 
 
 def total_perplexity(setting: Setting) -> Measured:
-    found = runs(setting, *_PAIR)
-    return {"perplexity / baseline": perplexity_ratio(found, *_PAIR)}
-
-
-_PAIR = ("phase1", "baseline")
+    """On held-out text, at equal parameters and after the same text."""
+    found = runs(setting, *PAIR)
+    return {"perplexity / baseline": perplexity_ratio(found, *PAIR)}
 
 
 # --- 1.1 streaming top-K ---------------------------------------------------------------------
@@ -99,13 +101,13 @@ _PAIR = ("phase1", "baseline")
 
 def full_matrix(u: Tensor, k: int) -> Tensor:
     """The neighbours [T,K] of normalised rows u [T,d] by the whole matrix of similarities: what
-    streaming stands in for. The most recent of equals comes first; −1 where there is none."""
+    streaming stands in for; −1 where there is none. Which of equals is first is left to torch."""
     length = len(u)
     scores = (u @ u.T).masked_fill_(
         u.new_ones(length, length, dtype=torch.bool).triu_(), -torch.inf
     )
-    found = scores.flip(1).topk(min(k, length), dim=1)
-    return torch.where(found.values.isfinite(), length - 1 - found.indices, -1)
+    found = scores.topk(min(k, length), dim=1)
+    return torch.where(found.values.isfinite(), found.indices, -1)
 
 
 def unit_rows(length: int, seed: int = 0) -> Tensor:
@@ -130,7 +132,7 @@ def streaming_top_k_memory(setting: Setting) -> Measured:
     lengths = LENGTHS.get(setting.budget, LENGTHS["standard"])
     shorter = [length // 2 for length in lengths]
 
-    def exponent(prepare: object, sizes: tuple[int, ...] | list[int]) -> float:
+    def exponent(prepare: Callable[[int], Thunk], sizes: Sequence[int]) -> float:
         peaks = [peak_bytes(setting, prepare, size, warm=[64]) for size in sizes]
         return growth_exponent(sizes, peaks)
 

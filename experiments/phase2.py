@@ -95,6 +95,7 @@ def total_graph_time(setting: Setting) -> Measured:
 
 
 def total_perplexity(setting: Setting) -> Measured:
+    """On held-out text, at equal parameters and after the same text."""
     found = runs(setting, "phase2", "phase1", "baseline")
     return {
         "perplexity / baseline": perplexity_ratio(found, "phase2", "baseline"),

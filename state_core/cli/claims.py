@@ -46,6 +46,8 @@ def run(
 ) -> None:
     """Measure claims that were not measured yet; a stopped run goes on where it was.
 
+    After a change of the model give another --out, or delete the old: what was trained is kept.
+
     Examples:
 
     - sosm claims run --budget quick

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+
+import torch
 
 from experiments.ledger import Measured, NotMeasurableError, Setting
 
@@ -32,3 +35,10 @@ def lacks(setting: Setting) -> Measured:
 
 def rambles(setting: Setting) -> Measured:
     return {"something else": [1.0]}
+
+
+def holds(mebibytes: int) -> Callable[[], object]:
+    """A call that holds so much memory, every page of it touched, besides as much that its
+    preparation keeps."""
+    kept = torch.ones(mebibytes, 2**18)
+    return lambda: kept + 1

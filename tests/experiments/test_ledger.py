@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments import ledger
 from experiments.ledger import (
     BUDGETS,
     Bounds,
@@ -82,8 +83,6 @@ def test_every_row_has_its_measurement(claim: Claim):
 
 def test_rows_that_take_times_are_alone():
     """Whatever runs beside them would be in the times."""
-    from experiments import ledger
-
     timed = ("speedup(", "time_ratio(", "_similarity_speedup(")
     for claim in CLAIMS.values():
         text = ledger._source(claim.measure)
@@ -199,6 +198,18 @@ def test_a_digest_follows_what_a_result_depends_on(tmp_path: Path):
     assert digest != base.digest(setting(tmp_path, "standard"))
     other = row(measure="experiments.phase1:total_memory")
     assert digest != Claim.model_validate(other).digest(spends)
+
+
+def test_a_digest_follows_the_code_of_the_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
+    claim, spends = Claim.model_validate(row(measure="some:f")), setting(tmp_path)
+    found = []
+    for code in ("x = 1", '"""Told."""\n    x = 1  # a comment', "x = 2"):
+        (tmp_path / "some.py").write_text(f"def g():\n    pass\n\ndef f():\n    {code}\n")
+        found.append(claim.digest(spends))
+    assert found[0] == found[1] != found[2]
 
 
 def test_budgets_grow(tmp_path: Path):

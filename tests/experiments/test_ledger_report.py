@@ -90,7 +90,7 @@ def test_the_page_tells_every_row(out: Path):
     assert "Of 4 claims: 1 reproduced, 1 refuted, 1 not measurable here, 1 not run." in page
     assert "| speed (×) | ≥ 2 | 2.5 (2.252 to 2.748) | 3 | reproduced |" in page
     assert "| beside | – | 7 | 1 | reported |" in page
-    assert "**An item**: twice as fast. refuted (uncertain)." in page
+    assert "**An item**: twice as fast. *refuted (uncertain)*" in page
     assert "needs a CUDA device" in page
     assert "`sosm claims run t-1.1 --budget standard` (3 seeds, 30 steps of 2,048 tokens" in page
     assert all(f"The story of {c.id}." in page for c in CLAIMS)
