@@ -36,6 +36,9 @@ FLAGS = {
         "--quick", "--device", "--memory", "--no-memory", "--budget", "--out", "--compare",
         "--list", "--plot", "--profile",
     },
+    "claims": set(),
+    "claims run": {"--budget", "--jobs", "--ray", "--out"},
+    "claims report": {"--out", "--budget", "--to", "--readme", "--compare"},
     "doctor": set(),
     "kernels": set(),
     "data": set(),
@@ -108,7 +111,14 @@ def test_help_reads_well(command: str):
     done = sosm(*command.split(), "--help")
     assert done.exit_code == 0
     assert "Usage: sosm" in done.output
-    examples = command and command not in ("data", "data list", "doctor", "kernels", "memory")
+    examples = command and command not in (
+        "claims",
+        "data",
+        "data list",
+        "doctor",
+        "kernels",
+        "memory",
+    )
     assert not examples or f"sosm {command}" in done.output.split("Usage:", 1)[1].split("\n", 1)[1]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from state_core.cli import data, inspect, memory, provenance, quickstart, text, tools, train
+from state_core.cli import claims, data, inspect, memory, provenance, quickstart, text, tools, train
 from state_core.cli.console import errors
 from state_core.errors import SOSMError
 
@@ -70,6 +70,7 @@ app.command()(text.generate)
 app.command()(inspect.inspect)
 app.command()(provenance.provenance)
 app.add_typer(memory.app, name="memory")
+app.add_typer(claims.app, name="claims")
 app.command()(tools.bench)
 app.command()(tools.kernels)
 app.command()(tools.doctor)
