@@ -46,6 +46,8 @@ def run(job: Job, out: Path, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     text = load_text(job.config)
     trained = train(job.config, folder, overwrite=True, text=text)
+    if trained.interrupted:
+        raise KeyboardInterrupt(f"{folder} was stopped at step {trained.steps}")
     model, _ = load_run(folder)
     # Scored on what no rate was chosen by.
     scores = evaluate(model, text.test, seq_len=job.config.train.seq_len)
