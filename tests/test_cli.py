@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -297,12 +298,12 @@ def test_inspect_compares_two_runs(run: Path, tmp_path: Path):
 def test_inspect_serves_until_it_is_interrupted(run: Path):
     code = "from state_core.cli import app; app()"
     words = ["inspect", "--run", str(run), "--serve", "--port", "0", "--text", "a <b>captain</b>"]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            subprocess.Popen([sys.executable, "-c", code, *words], **pipes)
+        )
+        stack.callback(server.kill)
         address = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())[0]
         with urllib.request.urlopen(address, timeout=60) as answer:
             assert "a &lt;b&gt;captain&lt;/b&gt;</textarea>" in answer.read().decode()
