@@ -39,6 +39,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "transformers",
         "usearch",
     ),
+    "analysis": ("captum", "nltk", "scikit-learn"),
+    "serve": ("fastapi", "uvicorn"),
+    "cluster": ("ray",),
     "triton": ("triton",),
     "cuda": ("triton", "mamba-ssm"),
 }

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -185,8 +189,6 @@ def test_a_run_is_not_overwritten_unasked(run: Path):
 
 
 def test_resume_goes_on(run: Path, tmp_path: Path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     done = sosm("train", "--resume", str(copy), "--steps", "5")
@@ -282,6 +284,8 @@ def test_inspect_shows_edges_and_writes_a_page(run: Path, tmp_path: Path):
         (["--text", "a", "--file", "text.txt"], 2, "not both"),
         ([], 2, "a text or a file"),
         (["--file", "missing.txt"], 1, "missing.txt"),
+        (["--text", "a", "--with", "nowhere"], 1, "nowhere"),
+        (["--serve", "--text", "a", "--file", "text.txt"], 2, "not both"),
     ],
 )
 def test_inspect_refuses(run: Path, words: list[str], code: int, says: str):
@@ -297,6 +301,37 @@ def test_provenance_tells_what_blocks_do_and_draws_it(run: Path, tmp_path: Path)
     for part in ("cut into 8 pieces", "in semantic edges, 8 documents", "commonest label", "R2"):
         assert part in done.output
     assert "in brackets that of an untrained model" in page.read_text(encoding="utf-8")
+
+
+def test_inspect_compares_two_runs(run: Path, tmp_path: Path):
+    other, page = tmp_path / "other", tmp_path / "page.html"
+    shutil.copytree(run / "model", other)
+    words = ["inspect", "--run", str(run), "--with", str(other), "--text", "the captain slept"]
+    done = sosm(*words, "--out", str(page))
+    assert done.exit_code == 0, done.output
+    markup = page.read_text(encoding="utf-8")
+    assert '"name":"run"' in markup
+    assert '"name":"other"' in markup
+
+
+@pytest.mark.slow
+def test_inspect_serves_until_it_is_interrupted(run: Path):
+    code = "from state_core.cli import app; app()"
+    words = ["inspect", "--run", str(run), "--serve", "--port", "0", "--text", "a <b>captain</b>"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            subprocess.Popen([sys.executable, "-c", code, *words], **pipes)
+        )
+        stack.callback(server.kill)
+        address = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())[0]
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert "a &lt;b&gt;captain&lt;/b&gt;</textarea>" in answer.read().decode()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 130
+        said = server.stderr.read()
+    assert "Stopped." in said
+    assert "Traceback" not in said
 
 
 def test_data_list_and_show(workplace: Path):

@@ -188,6 +188,8 @@ def _listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        # From now on whoever asks is heard, and waits for the answer.
+        listening.listen()
     except OSError as error:
         listening.close()
         raise InputError(f"cannot listen on port {port}: {error}. Choose another --port") from None

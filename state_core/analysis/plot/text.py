@@ -10,6 +10,7 @@ from state_core.analysis.attribution import Part, token_shares
 from state_core.analysis.plot.look import (
     AGAINST,
     FOR,
+    INK,
     LEGEND_ROOM,
     escaped,
     plotly_objects,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 COLUMNS = 90  # characters of a line of text
 CHARACTER, LINE, MARGIN = 7.25, 24, 12  # pixels, at a font size of 12
 MOST_LINES, ENDING = 36, 4  # shown of a long text, the last of them in any case
-FAINTEST = 0.02  # of the largest share; less is not coloured
+FAINTEST, STRONG = 0.02, 0.5  # of the largest share: less is not coloured, or only faintly
 
 
 def attribution(tree: Part, tokens: Sequence[str], position: int) -> go.Figure:
@@ -118,11 +119,13 @@ def _write(
     hover: str = "",
     framed: bool = False,
 ) -> None:
-    """Text at a column and a row, behind it the colour of its strength."""
+    """Text at a column and a row, behind it the colour of its strength. Faint colours leave the ink
+    legible on any paper, strong ones are their own paper."""
     share = 0.0 if strength is None else strength[1]
     colour = FOR if share > 0 else AGAINST
+    strong = abs(share) >= STRONG
     red, green, blue = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
-    opacity = 0.15 + 0.6 * abs(share) if abs(share) >= FAINTEST else 0.0
+    opacity = 1.0 if strong else 0.1 + 0.4 * abs(share) if abs(share) >= FAINTEST else 0.0
     figure.add_annotation(
         x=column,
         y=row,
@@ -132,9 +135,10 @@ def _write(
         align="left",
         borderpad=0,
         bgcolor=f"rgba({red},{green},{blue},{opacity:.2f})",
-        bordercolor=colour if framed else "rgba(0,0,0,0)",
+        bordercolor=INK if framed else "rgba(0,0,0,0)",
         hovertext=hover,
-        font={"family": "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace", "size": 12},
+        font={"family": "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace", "size": 12}
+        | {"color": "#ffffff" if strong else INK},
     )
 
 
