@@ -156,7 +156,7 @@ def _read(
             blocks = dict(zip(state.layout, state.semantic[0].float().unbind(1), strict=True))
             whole = state.semantic[0].float().flatten(1)
             every = {**blocks, "temporal": state.temporal[0].float(), "whole state": whole}
-            features.append({name: values.numpy() for name, values in every.items()})
+            features.append({name: values.cpu().numpy() for name, values in every.items()})
             token = np.array([common.get(i, NO_LABEL) for i in ids[0].tolist()])
             here = np.arange(len(token))
             labels.append(
@@ -214,7 +214,8 @@ def _frequent(documents: Sequence[Document], count: int) -> dict[int, int]:
 def _untrained(model: SOSM, seed: int) -> SOSM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SOSM(model.config).eval()
+        fresh = SOSM(model.config).eval()
+    return fresh.to(model.embedding.codes.weight.device)
 
 
 def _sklearn() -> Any:

@@ -126,7 +126,8 @@ def ranked_edges(
 def windows(model: SOSM, document: Document, window: int | None = None) -> Iterator[Tensor]:
     """The document as texts [1,L] that the model reads by themselves; what is left at its end, if
     it is not all there is, is left out."""
-    ids = torch.as_tensor(document, dtype=torch.int64)
+    device = model.embedding.codes.weight.device
+    ids = torch.as_tensor(document, dtype=torch.int64, device=device)
     length = min(window or model.config.train.seq_len, max(len(ids), 1))
     for first in range(0, len(ids) - length + 1, length):
         yield ids[None, first : first + length]
