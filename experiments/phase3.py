@@ -68,7 +68,9 @@ def arms() -> dict[str, SOSMConfig]:
         "phase2 with random shortcuts": phase2.override({"graph.shortcuts": "random"}),
         "phase3": phase3,
         "phase3, whole embedding": phase3.override({"embed_rank": width}),
-        f"phase3, embedding of rank {width // FACTOR}": phase3.override({"embed_rank": width // FACTOR}),
+        f"phase3, embedding of rank {width // FACTOR}": phase3.override(
+            {"embed_rank": width // FACTOR}
+        ),
     }
 
 
