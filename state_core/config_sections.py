@@ -327,6 +327,11 @@ class TrainConfig(Section):
     log_every: int = Field(10, ge=1)
     k1_every: int = Field(0, ge=0)
     """Log K-1 responsibilities every so many steps; 0 never does."""
+    k1_strength: float = Field(0.0, ge=0)
+    """K-1 scales updates along the path of responsibility: the less of the gradient a part has
+    beside its siblings, the shorter its steps, at every level of the tree. 0 scales nothing. The
+    K-1 lines of the log tell what is left of the learning rate on average (`mean_scale`): compare
+    with a run of a rate so much lower."""
     seed: int = 0
     tensorboard: bool = False
     wandb: bool = False

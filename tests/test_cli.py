@@ -29,6 +29,7 @@ FLAGS = {
         "--file", "--remember",
     },
     "inspect": {"--run", "--text", "--file", "--token", "--edges", "--out"},
+    "provenance": {"--run", "--split", "--data", "--documents", "--tokens", "--seed", "--out"},
     "bench": {
         "--quick", "--device", "--memory", "--no-memory", "--budget", "--out", "--compare",
         "--list", "--plot", "--profile",
@@ -285,6 +286,15 @@ def test_inspect_refuses(run: Path, words: list[str], code: int, says: str):
     done = sosm("inspect", "--run", str(run), *words)
     assert done.exit_code == code, done.output
     assert says in re.sub(r"\s+", " ", done.output)
+
+
+def test_provenance_tells_what_blocks_do_and_draws_it(run: Path, tmp_path: Path):
+    page = tmp_path / "provenance.html"
+    done = sosm("provenance", "--run", str(run), "--tokens", "192", "--out", str(page))
+    assert done.exit_code == 0, done.output
+    for part in ("cut into 8 pieces", "in semantic edges, 8 documents", "commonest label", "R2"):
+        assert part in done.output
+    assert "in brackets that of an untrained model" in page.read_text(encoding="utf-8")
 
 
 def test_data_list_and_show(workplace: Path):

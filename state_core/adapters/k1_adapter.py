@@ -1,4 +1,4 @@
-"""K-1 in analysis mode: which part of the model does the loss hold responsible?
+"""K-1: which part of the model does the loss hold responsible, and who is to change for it?
 
 Responsibility is read off the gradients that a backward pass left, before the optimizer steps, and
 laid over the model's own tree of modules. A node has two shares, and the children's shares of
@@ -8,7 +8,8 @@ either kind add up to their parent's:
                 by their size
     normalised  rms(g_p) = ‖g_p‖ / √n_p summed likewise: what a single number of the part feels
 
-It only reads gradients; nothing about training changes.
+To read them changes nothing about training (analysis mode). `update_scales` turns them into how far
+each parameter may move (intervention mode, `train.k1_strength`).
 """
 
 from __future__ import annotations
@@ -78,6 +79,38 @@ def responsibility(model: nn.Module) -> Responsibility:
     for node in root:
         node.raw, node.normalised = node.raw / raw, node.normalised / normalised
     return root
+
+
+def update_scales(root: Responsibility, strength: float) -> dict[str, float]:
+    """By how much K-1 scales the update of each parameter, by its name: in [0, 1].
+
+    From the root down, each child is scaled by its normalised share over the largest among its
+    siblings, to the power of `strength`, on top of its parent. The path of the most responsible
+    parts moves freely, everything else the less, the further off it lies; at strength 0 all is 1.
+
+    It is the update that must be scaled: Adam divides by the size of the gradients, so that
+    parameters with scaled gradients move as far as before.
+    """
+    scales: dict[str, float] = {}
+    _descend(root, 1.0, strength, scales)
+    return scales
+
+
+def _descend(node: Responsibility, scale: float, strength: float, scales: dict[str, float]) -> None:
+    if not node.children:
+        scales[node.path] = scale
+        return
+    most = max(child.normalised for child in node.children.values())
+    for child in node.children.values():
+        beside = (child.normalised / most) ** strength if most else 1.0
+        _descend(child, scale * beside, strength, scales)
+
+
+def mean_scale(root: Responsibility, scales: dict[str, float]) -> float:
+    """What is left of the learning rate, on average over all numbers of the model."""
+    return math.fsum(scales[n.path] * n.parameters for n in root if n.path in scales) / max(
+        1, root.parameters
+    )
 
 
 def _leaf(root: Responsibility, name: str) -> Responsibility:

@@ -15,6 +15,7 @@ D model width, H heads, M width of a head, E edges of a row, K items recalled.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -23,11 +24,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from state_core.analysis.internals import Cache, keeping
+from state_core.analysis.frozen import frozen_scale
+from state_core.analysis.internals import Cache, keeping, mixer_name
 from state_core.errors import InputError, nearest
 from state_core.layers.attention import DenseAttention
 from state_core.layers.graph_attention import GraphAttention
-from state_core.layers.norm import RMSNorm
 from state_core.memory.text_memory import TextMemory
 from state_core.output import SOSMOutput
 from state_core.pipeline import SOSM, Block
@@ -80,6 +81,16 @@ def attribute(
     return _Attribution(model, run, text, position, token).tree()
 
 
+def token_shares(tree: Part) -> dict[int, float]:
+    """What each token that is looked at gives to the prediction, over all heads and votes."""
+    shares: dict[int, float] = defaultdict(float)
+    for part in tree:
+        name = part.path.rsplit("/", 1)[-1]
+        if name.startswith("edge to ") and not part.parts:
+            shares[int(name.removeprefix("edge to "))] += part.share
+    return dict(shares)
+
+
 @dataclass(frozen=True)
 class _Run:
     """A forward pass, with what went into the projections that write to the residual stream."""
@@ -113,7 +124,7 @@ class _Attribution:
         self.model, self.run, self.at, self.token = model, run, (text, position), token
         codes = model.embedding.codes.weight
         last = run.cache[f"blocks.{len(model.blocks) - 1}.output"][self.at]
-        self.direction = _frozen_scale(model.norm, last) * (
+        self.direction = frozen_scale(model.norm, last) * (
             model.embedding.expand.weight @ (codes[token] - codes.mean(0))
         ).to(last)
 
@@ -179,7 +190,6 @@ class _Attribution:
     def _mixer(self, i: int, block: Block) -> Part:
         mixer: Any = block.mixer
         attends = isinstance(mixer, GraphAttention | DenseAttention)
-        kind = "attn" if attends else self.model.config.layers[i]
         pairs = attends and mixer.heads.differential is not None
         heads = mixer.n_heads // (2 if pairs else 1)
         written = self.run.written[i][self.at]
@@ -188,7 +198,7 @@ class _Attribution:
         parts = [Part(f"head {h}", share) for h, share in enumerate(shares)]
         if isinstance(mixer, GraphAttention):
             parts = self._edge_parts(i, mixer, parts, pulled.view(heads, -1))
-        return _sum_of(f"blocks.{i}.{kind}", parts)
+        return _sum_of(f"blocks.{i}.{mixer_name(self.model, i)}", parts)
 
     def _edge_parts(
         self, i: int, mixer: GraphAttention, heads: list[Part], pulled: Tensor
@@ -232,13 +242,8 @@ def _edge_terms(mixer: GraphAttention, pattern: Tensor, values: Tensor, pulled: 
     shares = signal - differential.weight() * noise
     both = values.unflatten(1, (-1, 2)).flatten(2)  # [E,H/2,2M]
     read = torch.einsum("he,ehm->hm", shares, both)
-    scale = _frozen_scale(differential.norm, read) * (1 - differential.lambda_init)
+    scale = frozen_scale(differential.norm, read) * (1 - differential.lambda_init)
     return shares * torch.einsum("ehm,hm->he", both, scale * pulled)
-
-
-def _frozen_scale(norm: RMSNorm, x: Tensor) -> Tensor:
-    """What a norm multiplies x [...,D] by."""
-    return norm.weight * (x.pow(2).mean(-1, keepdim=True) + norm.eps).rsqrt()
 
 
 def _projection(block: Block) -> nn.Module:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from state_core.analysis.attribution import Part
+from state_core.analysis.attribution import Part, token_shares
 from state_core.analysis.faithfulness import Curve
 from state_core.analysis.plots import LINE_COLOURS, plotly_objects, style
 from state_core.errors import InputError
@@ -18,16 +17,6 @@ if TYPE_CHECKING:
 FOR, AGAINST = LINE_COLOURS[0], LINE_COLOURS[1]
 LINE_WIDTH = 90  # characters of a line of text
 FAINTEST = 0.02  # of the largest share; less is not coloured
-
-
-def token_shares(tree: Part) -> dict[int, float]:
-    """What each token that is looked at gives to the prediction, over all heads and votes."""
-    shares: dict[int, float] = defaultdict(float)
-    for part in tree:
-        name = part.path.rsplit("/", 1)[-1]
-        if name.startswith("edge to ") and not part.parts:
-            shares[int(name.removeprefix("edge to "))] += part.share
-    return dict(shares)
 
 
 def attribution(

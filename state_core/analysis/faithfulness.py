@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from state_core.analysis.attribution import attribute
+from state_core.analysis.attribution import attribute, token_shares
 from state_core.analysis.internals import find, run_with_cache
 from state_core.errors import InputError
 from state_core.graph.token_graph import TokenGraph
@@ -64,14 +64,8 @@ class Curve:
 
 def by_attribution(model: SOSM, ids: Tensor, position: int, token: int) -> Tensor:
     """Ours: all that an edge gives to the word, by votes and through every layer."""
-    tree = attribute(model, ids, position, token)
-    row = _row(model, ids, position)
-    total = dict.fromkeys(row, 0.0)
-    for part in tree:
-        name = part.path.rsplit("/", 1)[-1]
-        if name.startswith("edge to ") and not part.parts:
-            total[int(name.removeprefix("edge to "))] += part.share
-    return torch.tensor([total[j] for j in row])
+    shares = token_shares(attribute(model, ids, position, token))
+    return torch.tensor([shares.get(j, 0.0) for j in _row(model, ids, position)])
 
 
 def by_attention(model: SOSM, ids: Tensor, position: int, token: int) -> Tensor:

@@ -107,9 +107,16 @@ def _keep(internal: Internal, cache: Cache) -> Callable[..., None]:
     def hook(_module: nn.Module, _given: Any, value: Any) -> None:
         found = internal.read(value)
         if found is not None:
-            cache[internal.name] = found
+            cache[internal.name] = _alone(found)
 
     return hook
+
+
+def _alone(value: Tensor) -> Tensor:
+    """Without what it was cut from, which a view would keep; with gradients that is kept anyhow,
+    and the value itself is what they are taken by."""
+    cut = value.untyped_storage().nbytes() > value.numel() * value.element_size()
+    return value.clone() if cut and not value.requires_grad else value
 
 
 def _internals(model: Backbone) -> Iterator[Internal]:
@@ -169,6 +176,11 @@ def _name(model: Backbone, path: str) -> str:
     """`blocks.3.mixer.q` → `blocks.3.attn.q`."""
     parts = [RENAMED.get(part, part) for part in path.split(".")]
     if len(parts) > 3 and parts[0] == "blocks" and parts[2] == "mixer":
-        mixer = model.config.layers[int(parts[1])]
-        parts[2] = "attn" if mixer.endswith("attention") else mixer
+        parts[2] = mixer_name(model, int(parts[1]))
     return ".".join(parts)
+
+
+def mixer_name(model: Backbone, layer: int) -> str:
+    """What names call the mixer of a layer: `attn` for any attention, else as it is registered."""
+    mixer = model.config.layers[layer]
+    return "attn" if mixer.endswith("attention") else mixer

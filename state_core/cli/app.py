@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from state_core.cli import claims, data, memory, quickstart, text, tools, train
+from state_core.cli import claims, data, memory, provenance, quickstart, text, tools, train
 from state_core.cli.console import errors
 from state_core.errors import SOSMError
 
@@ -68,6 +68,7 @@ app.command()(train.train)
 app.command("eval")(train.evaluate)
 app.command()(text.generate)
 app.command()(text.inspect)
+app.command()(provenance.provenance)
 app.add_typer(memory.app, name="memory")
 app.add_typer(claims.app, name="claims")
 app.command()(tools.bench)

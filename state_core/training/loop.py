@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from state_core.adapters.k1_adapter import responsibility
+from state_core.adapters.k1_adapter import mean_scale, responsibility, update_scales
 from state_core.audit import CausalityReport, audit_causality
 from state_core.errors import ConfigError, MissingExtraError, TrainingError
 from state_core.layers.moe import Routing
@@ -31,7 +31,11 @@ from state_core.training.evaluate import Evaluation, score_windows
 from state_core.training.evaluate_documents import score_documents
 from state_core.training.interrupt import Interrupt
 from state_core.training.metrics import Sink, open_sinks
-from state_core.training.optim import build_optimizer, set_learning_rate
+from state_core.training.optim import (
+    build_optimizer,
+    scale_learning_rates,
+    set_learning_rate,
+)
 from state_core.training.progress import StepReport, Watcher
 from state_core.training.schedule import learning_rate
 from state_core.training.segments import SegmentBatches
@@ -124,8 +128,8 @@ class Trainer:
 
     def _step(self) -> None:
         began = time.perf_counter()
-        step, train = self.progress.step, self.train
-        rate = learning_rate(step, train)
+        train = self.train
+        rate = learning_rate(self.progress.step, train)
         set_learning_rate(self._inner, rate)
         self.model.train()
         parameters = list(self.model.parameters())
@@ -134,13 +138,26 @@ class Trainer:
         total_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = float(total_norm)
         self._require_finite(loss, norm)
-        if train.k1_every and (step == 0 or (step + 1) % train.k1_every == 0):
-            self._write("k1", step + 1, shares=responsibility(self.model).to_dict(K1_DEPTH))
+        self._hold_responsible()
         nn.utils.clip_grads_with_norm_(parameters, train.grad_clip, total_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._account(loss, norm, rate, time.perf_counter() - began)
         self._after_step()
+
+    def _hold_responsible(self) -> None:
+        """K-1, between the backward pass and the optimiser's step."""
+        step, train = self.progress.step + 1, self.train
+        logs = train.k1_every and (step == 1 or step % train.k1_every == 0)
+        if not logs and not train.k1_strength:
+            return
+        held, intervention = responsibility(self.model), {}
+        if train.k1_strength:
+            scales = update_scales(held, train.k1_strength)
+            scale_learning_rates(self._inner, scales)
+            intervention = {"mean_scale": mean_scale(held, scales)}
+        if logs:
+            self._write("k1", step, shares=held.to_dict(K1_DEPTH), **intervention)
 
     def _backward(self, ids: Tensor) -> float:
         ids = ids.to(self._device)

@@ -26,9 +26,18 @@ def decayed_parameters(model: nn.Module) -> list[str]:
 
 
 def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 1711.05101), fused; the rate is set before each step."""
+    """AdamW (Loshchilov and Hutter, 1711.05101), fused; the rate is set before each step.
+
+    Where K-1 scales updates, every parameter is a group, with a rate of its own.
+    """
     named = dict(model.named_parameters())
     decayed = set(decayed_parameters(model))
+    if train.k1_strength:
+        alone = [
+            {"params": [p], "name": n, "weight_decay": train.weight_decay if n in decayed else 0.0}
+            for n, p in named.items()
+        ]
+        return torch.optim.AdamW(alone, lr=train.lr, betas=train.betas, fused=True)
     groups = [
         {"params": [named[n] for n in named if n in decayed], "weight_decay": train.weight_decay},
         {"params": [named[n] for n in named if n not in decayed], "weight_decay": 0.0},
@@ -40,6 +49,12 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def scale_learning_rates(optimizer: torch.optim.Optimizer, scales: Mapping[str, float]) -> None:
+    """Scale the rates of groups that are one parameter each, by its name."""
+    for group in optimizer.param_groups:
+        group["lr"] *= scales[group["name"]]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

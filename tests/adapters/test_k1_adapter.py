@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from state_core import SOSM, SOSMConfig
-from state_core.adapters.k1_adapter import responsibility
+from state_core.adapters.k1_adapter import mean_scale, responsibility, update_scales
 from state_core.errors import InputError
 
 
@@ -88,3 +88,42 @@ def test_bad_use_is_an_error(model: SOSM) -> None:
     model.zero_grad(set_to_none=True)
     with pytest.raises(InputError, match="before the optimizer's step"):
         responsibility(model)
+
+
+def test_updates_are_scaled_along_the_path_of_responsibility() -> None:
+    model = nn.ModuleDict(
+        {
+            "guilty": nn.ModuleDict(
+                {"most": nn.Linear(4, 4, False), "less": nn.Linear(4, 4, False)}
+            ),
+            "other": nn.ModuleDict({"most": nn.Linear(4, 4, False)}),
+            "none": nn.Linear(4, 4, False),
+        }
+    )
+    grads = {"guilty.most": 6.0, "guilty.less": 2.0, "other.most": 4.0, "none": 0.0}
+    for name, size in grads.items():
+        weight = model.get_submodule(name).weight
+        weight.grad = torch.full_like(weight, size)
+    root = responsibility(model)
+    expected = {"guilty.most": 1.0, "guilty.less": 2 / 6, "other.most": 4 / 8, "none": 0.0}
+    for strength in (0.5, 1.0, 2.0):
+        scales = update_scales(root, strength)
+        for name, share in expected.items():
+            assert scales[f"{name}.weight"] == pytest.approx(share**strength)
+    assert mean_scale(root, update_scales(root, 1.0)) == pytest.approx((1 + 1 / 3 + 0.5) / 4)
+    assert set(update_scales(root, 0.0).values()) == {1.0}
+
+
+def test_the_most_responsible_path_moves_freely(model: SOSM) -> None:
+    root = responsibility(model)
+    scales = update_scales(root, 0.5)
+    assert set(scales) == {name for name, _ in model.named_parameters()}
+    assert all(0 <= scale <= 1 for scale in scales.values())
+    node = root
+    while node.children:
+        node = max(node.children.values(), key=lambda child: child.normalised)
+    assert scales[node.path] == 1
+    assert min(scales.values()) < 0.5
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    assert set(update_scales(responsibility(model), 1.0).values()) == {1.0}

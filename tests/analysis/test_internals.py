@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from state_core.analysis import internals, run_with_cache
 from state_core.errors import InputError
@@ -65,6 +70,65 @@ def test_only_what_is_asked_for_is_kept() -> None:
     _, cache = run_with_cache(model, text(1, 20), "blocks.*.mamba.delta")
     assert list(cache) == ["blocks.0.mamba.delta"]
     assert cache["blocks.0.mamba.delta"].requires_grad
+
+
+class Memory(TorchDispatchMode):
+    """Bytes that tensors made while it lasts hold now, and the most that they held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, list[int]] = {}
+        self.bytes = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor):
+                self._hold(value)
+        return result
+
+    def _hold(self, value: Tensor) -> None:
+        storage = value.untyped_storage()
+        entry = self.held.setdefault(storage.data_ptr(), [0, storage.nbytes()])
+        self.bytes += 0 if entry[0] else entry[1]
+        entry[0] += 1
+        self.most = max(self.most, self.bytes)
+        weakref.finalize(value, self._drop, storage.data_ptr())
+
+    def _drop(self, address: int) -> None:
+        entry = self.held[address]
+        entry[0] -= 1
+        if not entry[0]:
+            self.bytes -= self.held.pop(address)[1]
+
+
+def size(value: Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["as recommended", "phase6"])
+def test_what_is_kept_is_as_large_as_what_was_asked_for(name: str) -> None:
+    """A view of something larger would keep that as well."""
+    model, ids = build(name), text(2, 64)
+    _, cache = run_with_cache(model, ids, "*")
+    for key, value in cache.items():
+        assert value.untyped_storage().nbytes() == size(value), key
+
+
+@torch.no_grad()
+def test_a_named_request_needs_little_more_memory_than_itself() -> None:
+    model, ids = build("phase6"), text(2, 256)
+    model(ids)
+    with Memory() as plain:
+        model(ids)
+    assert plain.bytes == 0
+    for asked in ("state.R2", "blocks.*.mamba.B", "blocks.*.output"):
+        with Memory() as named:
+            cache = run_with_cache(model, ids, asked)[1]
+        of_request = sum(size(value) for value in cache.values())
+        assert named.bytes == of_request, asked
+        assert named.most <= plain.most + of_request, asked
 
 
 def test_a_misspelt_name_names_the_nearest_and_an_exception_leaves_no_hook() -> None:

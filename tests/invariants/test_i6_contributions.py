@@ -1,4 +1,5 @@
-"""I6: contributions add up to the edge's weight, and the shares of a prediction to one."""
+"""I6: contributions add up to the edge's weight, the shares of a prediction to one, and components
+to the output."""
 
 from __future__ import annotations
 
@@ -7,9 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state_core import SOSM, SOSMConfig
+from state_core.analysis.depass import decompose
+from state_core.config import PRESETS
 from tests.invariants.variants import VARIANTS, build, text
 
 WITH_GRAPH = [name for name, config in VARIANTS.items() if config.graph.enabled]
+WITH_EXPERTS = [name for name, config in VARIANTS.items() if config.moe.routing != "none"]
 WITH_POINTER = [name for name in WITH_GRAPH if VARIANTS[name].pointer.enabled]
 
 
@@ -60,3 +65,46 @@ def test_the_mixture_is_a_distribution(name: str) -> None:
     assert out.token_nll is not None
     picked = -out.logits[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
     torch.testing.assert_close(out.token_nll, picked, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def assert_components_add_up(model: SOSM, ids: torch.Tensor, by: str, most: float) -> None:
+    parts = decompose(model, ids, by, position=ids.shape[1] - 3, text=len(ids) - 1)
+    hidden = model(ids).hidden[-1, -3]
+    logits = parts.vocabulary_logits(hidden)
+    assert len(parts.names) > 1
+    missed = parts.vocabulary_logits(parts.components).sum(0) - logits
+    assert float(missed.norm() / logits.norm()) < most
+    assert parts.error < most
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("by", ["token", "layer", "head"])
+def test_components_add_up_to_the_logits(name: str, by: str) -> None:
+    assert_components_add_up(build(name), text(2, 40), by, 1e-5)
+    assert_components_add_up(build(name, dtype=torch.float64), text(2, 40), by, 1e-10)
+
+
+@pytest.mark.parametrize("name", WITH_GRAPH)
+def test_blocks_add_up_to_the_logits(name: str) -> None:
+    assert_components_add_up(build(name, dtype=torch.float64), text(2, 40), "block", 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        (name, "edge_kind")
+        for name in VARIANTS
+        if name not in ("mixer mamba", "mixer mamba, no graph")
+    ]
+    + [(name, "expert") for name in WITH_EXPERTS],
+)
+def test_edges_and_experts_add_up_to_the_logits(name: str, by: str) -> None:
+    assert_components_add_up(build(name, dtype=torch.float64), text(2, 40), by, 1e-10)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_components_add_up_on_every_preset(preset: str, dtype: torch.dtype) -> None:
+    model = SOSM(SOSMConfig.preset(preset, vocab_size=64)).to(dtype).eval()
+    assert_components_add_up(model, text(1, 30), "token", 1e-5 if dtype == torch.float32 else 1e-10)

@@ -109,6 +109,25 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     assert weights(tmp_path / "other") != weights(whole)
 
 
+def test_k1_intervenes_and_at_strength_0_does_not(
+    tiny: SOSMConfig, whole: Path, tmp_path: Path
+) -> None:
+    train(tiny.override({"train.k1_strength": 0.0}), tmp_path / "zero")
+    assert weights(tmp_path / "zero") == weights(whole)
+    strong = tiny.override({"train.k1_strength": 0.5})
+    train(strong, tmp_path / "strong")
+    assert weights(tmp_path / "strong") != weights(whole)
+    first = [read_metrics(d, "train")[0]["loss"] for d in (whole, tmp_path / "strong")]
+    assert first[0] == first[1]  # the first loss is of the same weights
+    scales = [r["mean_scale"] for r in read_metrics(tmp_path / "strong", "k1")]
+    assert all(0 < scale < 1 for scale in scales)
+    assert "mean_scale" not in read_metrics(whole, "k1")[0]
+    train(strong, tmp_path / "parts", watcher=StopAt(5))
+    resume(tmp_path / "parts")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "strong")
+    assert log(tmp_path / "parts") == log(tmp_path / "strong")
+
+
 def test_a_finished_run_resumes_to_itself_and_can_be_prolonged(whole: Path) -> None:
     before = weights(whole)
     resume(whole)

@@ -10,6 +10,8 @@ from state_core.training.optim import (
     decayed_parameters,
     load_optimizer,
     optimizer_tensors,
+    scale_learning_rates,
+    set_learning_rate,
 )
 
 
@@ -52,3 +54,20 @@ def test_a_foreign_state_is_refused(tiny: SOSMConfig) -> None:
         load_optimizer(
             build_optimizer(model, tiny.train), model, {"other.weight|exp_avg": torch.zeros(1)}
         )
+
+
+def test_scaled_rates_scale_the_update_which_scaled_gradients_would_not(tiny: SOSMConfig) -> None:
+    config = tiny.override({"train.k1_strength": 0.5, "train.weight_decay": 0.0})
+    model = SOSM(config)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = build_optimizer(model, config.train)
+    names = [name for name, _ in model.named_parameters()]
+    scales = {name: 1 / (1 + n) for n, name in enumerate(names)}
+    for n, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, 1.0 + n)
+    set_learning_rate(optimizer, 1e-2)
+    scale_learning_rates(optimizer, scales)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        moved = (before[name] - parameter.detach()).mean().item()
+        assert moved == pytest.approx(1e-2 * scales[name], rel=1e-2)
