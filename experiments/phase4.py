@@ -130,8 +130,8 @@ def lora_parameters(setting: Setting) -> Measured:
     """All parameters over those that are trained, of adapters beside every matrix of the layers."""
     ours = SOSMConfig.preset("phase4")
     return {
-        f"all / trained, width {LARGE['d_model']}": [_over_trained(ours.override(LARGE))],
-        f"all / trained, width {ours.d_model}": [_over_trained(ours)],
+        "all / trained, the seed's size": [_over_trained(ours.override(LARGE))],
+        "all / trained, ours": [_over_trained(ours)],
     }
 
 

@@ -45,6 +45,7 @@ from experiments.routing import specialisation, token_class, train_encoder
 from experiments.small_tasks import NEEDLE, RECALL, accuracies, small
 from state_core import ops
 from state_core.adapters.factorise import factorize
+from state_core.analysis.depass import WAYS, decompose
 from state_core.analysis.internals import run_with_cache
 from state_core.bench.cases.landmark_distances import LANDMARKS
 from state_core.bench.cases.model import decode_after
@@ -74,6 +75,7 @@ TRAINED, FURTHER = 128, 4  # tokens of a window, and how many times as many are 
 LONG_TEXTS = 16
 EXPERTS = 8
 FACTOR_RANK = {"small": 32, "large": 128}
+PASSAGE = 64  # tokens that are decomposed
 
 
 def arms() -> dict[str, SOSMConfig]:
@@ -410,6 +412,33 @@ def _layers(config: SOSMConfig) -> int:
     """Parameters of a model's layers; nothing is allocated."""
     with torch.device("meta"):
         return sum(p.numel() for p in SOSM(config).blocks.parameters())
+
+
+# --- 6.7 DePass ------------------------------------------------------------------------------
+
+
+def decomposition(setting: Setting) -> Measured:
+    """The largest difference between a logit and the sum of its components, over every way to
+    split a passage that was read with a memory."""
+    found: Measured = {"largest difference, float32": [], "largest difference, float64": []}
+    for model in models(runs(setting, "phase6"), "phase6"):
+        ids = held_out(model, 1)[:, : 2 * PASSAGE]
+        found["largest difference, float32"].append(depass_error(model, ids))
+        found["largest difference, float64"].append(depass_error(model.double(), ids))
+    return found
+
+
+@torch.no_grad()
+def depass_error(model: SOSM, ids: Tensor) -> float:
+    """Of the second half of a text [1,T]; the first is remembered."""
+    memory, half = model.new_memory(), ids.shape[1] // 2
+    memory.append(ids[:, :half], model(ids[:, :half], memory=memory).keepsake)
+    errors = []
+    for way in (way for way in WAYS if way != "expert"):  # phase 6 has none
+        parts = decompose(model, ids[:, half:], way, memory=memory)
+        logits = parts.vocabulary_logits
+        errors.append(float((logits(parts.components.sum(0)) - logits(parts.hidden)).abs().max()))
+    return max(errors)
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ class _Row:
 
     def search(self, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Positions and similarities, [T,K] each, of what is most similar to features [T,d]."""
-        hits = self.store.search(features.detach().cpu(), k)
+        hits = self.store.search(features.detach().cpu().float(), k)
         ids = torch.from_numpy(hits.ids)
         positions = torch.where(ids >= 0, ids + self.base, ids)
         return positions, torch.from_numpy(hits.similarities)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import measures, phase3, phase4, phase6, routing, small_tasks
+from experiments import measures, phase3, phase4, phase6, pseudowords, routing, small_tasks
 from experiments.ledger import Claim, NotMeasurableError, Setting, load_claims
 from experiments.measures import Thunk
 from state_core import config
@@ -21,7 +21,7 @@ from state_core.training.baselines import count_parameters
 from tests.texts import sentences
 
 SMALL: dict[str, Any] = {
-    "vocab_size": 300,
+    "vocab_size": 400,
     "d_model": 32,
     "embed_rank": 16,
     "mlp_hidden": 64,
@@ -55,6 +55,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         for name, values in config.PRESETS.items():
             patch.setitem(config.PRESETS, name, config._merge(values, small))
         patch.setattr(measures, "peak_bytes", once)
+        patch.setattr(pseudowords, "PAIRS", 4)
+        patch.setattr(pseudowords, "RANKS", slice(0, 20))
         patch.setattr(phase3, "PROMPTS", 2)
         patch.setattr(phase4, "LARGE", {})
         patch.setattr(phase4, "ITEMS", {"standard": (200, 400)})

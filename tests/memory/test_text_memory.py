@@ -136,6 +136,14 @@ def test_an_empty_memory_is_as_none(model: SOSM) -> None:
         assert torch.equal(model(ids).logits, model(ids, memory=model.new_memory(2)).logits)
 
 
+def test_a_model_in_float64_remembers_too(model: SOSM) -> None:
+    ids = text(1, 46)
+    single = read(model, ids, model.new_memory())
+    double = read(model.double(), ids, model.new_memory())
+    assert {logits.dtype for logits in double} == {torch.float64}
+    torch.testing.assert_close(double[-1].float(), single[-1], rtol=1e-3, atol=1e-4)
+
+
 def test_saved_and_loaded_it_answers_the_same(model: SOSM, tmp_path: Path) -> None:
     ids, memory = text(2, 61), model.new_memory(2, capacity=40)
     read(model, ids, memory)
