@@ -32,8 +32,11 @@ class Job:
         return f"{self.arm.replace(' ', '-')}_lr{train.lr:g}_seed{train.seed}_{train.steps}"
 
 
-def run(job: Job, out: Path, threads: int) -> dict[str, Any]:
-    """Train and evaluate one job, or read what an earlier run of it found."""
+def run(job: Job, out: Path, threads: int, batches: int | None = None) -> dict[str, Any]:
+    """Train and evaluate one job, or read what an earlier run of it found.
+
+    batches: score so many of the test text, the first; default: all.
+    """
     import torch
 
     from state_core.training.evaluate import evaluate
@@ -50,7 +53,8 @@ def run(job: Job, out: Path, threads: int) -> dict[str, Any]:
         raise KeyboardInterrupt(f"{folder} was stopped at step {trained.steps}")
     model, _ = load_run(folder)
     # Scored on what no rate was chosen by.
-    scores = evaluate(model, text.test, seq_len=job.config.train.seq_len)
+    length = job.config.train.seq_len
+    scores = evaluate(model, text.test, seq_len=length, max_batches=batches)
     found = {
         "arm": job.arm,
         "seed": job.config.train.seed,

@@ -83,6 +83,12 @@ class Setting:
         """Timing of one repeat beyond the least number of rounds (`measures.speedup`)."""
         return {"quick": 0.5, "standard": 3.0}.get(self.budget, 10.0)
 
+    @property
+    def scored(self) -> int | None:
+        """Batches of the test text that a trained run is scored on; None: all. Reading all of it
+        takes longer than the training of the quick budget."""
+        return {"quick": 10}.get(self.budget)
+
 
 Measure = Callable[[Setting], Measured]
 

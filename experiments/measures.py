@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def planned(setting: Setting, config: SOSMConfig, seed: int) -> SOSMConfig:
     )
 
 
-def trained(setting: Setting, arms: Mapping[str, SOSMConfig], work: Work = run) -> Runs:
+def trained(setting: Setting, arms: Mapping[str, SOSMConfig], work: Work | None = None) -> Runs:
     """Train the arms over the setting's seeds, or read what was trained before.
 
     work: what is done of a run, if not training and scoring on the corpus. Arms that differ in it
@@ -79,6 +80,7 @@ def trained(setting: Setting, arms: Mapping[str, SOSMConfig], work: Work = run) 
     seed read the same batches, or this is a TrainingError. Several processes may ask for the same
     runs: each run is trained once, and none waits while there is another left to train.
     """
+    work = work or partial(run, batches=setting.scored)
     jobs = {
         (arm, seed): _job(arm, planned(setting, config, seed))
         for seed in setting.seeds
