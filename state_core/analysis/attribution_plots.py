@@ -97,7 +97,10 @@ def faithfulness(curves: Sequence[Curve], *, height: int = 380) -> go.Figure:
                 legendgroup=curve.method,
                 showlegend=column == 1,
                 mode="lines",
-                line={"color": LINE_COLOURS[n % len(LINE_COLOURS)]},
+                line={
+                    "color": LINE_COLOURS[n % len(LINE_COLOURS)],
+                    "dash": "solid" if n < len(LINE_COLOURS) else "dot",
+                },
                 hovertemplate=f"{curve.method}, area {area:.3f}<extra></extra>",
                 row=1,
                 col=column,
