@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from state_core.analysis.attribution import attribute, token_shares
+from state_core.analysis.edge_gates import edge_shares
 from state_core.analysis.internals import find, run_with_cache
 from state_core.errors import InputError
 from state_core.graph.token_graph import TokenGraph
@@ -38,18 +39,18 @@ class Curve:
     """One method over all predictions; p is relative to that of the whole row, and edges come as
     shares of the row: `at` [N] from 0 to 1.
 
-    deletion, insertion [N]: means; fid_plus, fid_minus: of the explained `size` edges; each_* [P]:
-    area under the curve of each prediction.
+    deletion, insertion [N]: means; each_* [P], of each prediction: area under its curve, and fid+
+    and fid− of the explained `size` edges.
     """
 
     method: str
     at: Tensor
     deletion: Tensor
     insertion: Tensor
-    fid_plus: float
-    fid_minus: float
     each_deletion: Tensor
     each_insertion: Tensor
+    each_fid_plus: Tensor
+    each_fid_minus: Tensor
 
     @property
     def deletion_area(self) -> float:
@@ -61,18 +62,33 @@ class Curve:
         """Higher is better."""
         return float(self.each_insertion.mean())
 
+    @property
+    def fid_plus(self) -> float:
+        """Higher is better."""
+        return float(self.each_fid_plus.mean())
+
+    @property
+    def fid_minus(self) -> float:
+        """Lower is better."""
+        return float(self.each_fid_minus.mean())
+
 
 def by_attribution(model: SOSM, ids: Tensor, position: int, token: int) -> Tensor:
     """Ours: all that an edge gives to the word, by votes and through every layer."""
     shares = token_shares(attribute(model, ids, position, token))
-    return torch.tensor([shares.get(j, 0.0) for j in _row(model, ids, position)])
+    return torch.tensor([shares.get(j, 0.0) for j in row_of(model, ids, position)])
+
+
+def by_gates(model: SOSM, ids: Tensor, position: int, token: int) -> Tensor:
+    """Ours: what an edge brings when all gates of the row are opened."""
+    return torch.tensor([edge.share for edge in edge_shares(model, ids, position, token).parts[1:]])
 
 
 def by_attention(model: SOSM, ids: Tensor, position: int, token: int) -> Tensor:
     """Raw attention: the mean over layers and heads of the share that an edge gets."""
     with torch.no_grad():
         _, cache = run_with_cache(model, ids, "blocks.*.attn.pattern")
-    count = len(_row(model, ids, position))
+    count = len(row_of(model, ids, position))
     return torch.stack([p[0, :, position, :count].mean(0) for p in cache.values()]).mean(0)
 
 
@@ -81,14 +97,15 @@ def at_random(seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
 
     def scores(model: SOSM, ids: Tensor, position: int, token: int) -> Tensor:
-        return torch.rand(len(_row(model, ids, position)), generator=generator)
+        return torch.rand(len(row_of(model, ids, position)), generator=generator)
 
     return scores
 
 
 def methods(seed: int = 0) -> dict[str, Scores]:
-    """Ours beside what any explanation should beat."""
+    """Ours beside what any explanation should beat; `peers.peers()` are more."""
     return {
+        "edge gates": by_gates,
         "attribution": by_attribution,
         "raw attention": by_attention,
         "random": at_random(seed),
@@ -125,9 +142,9 @@ def faithfulness(
             order = scores(model, ids, position, token).argsort(descending=True)
             rows.append(_measure(model, ids, position, token, order, at, size))
         deletion, insertion, fids = (torch.stack(part) for part in zip(*rows, strict=True))
-        plus, minus = fids.mean(0).tolist()
         areas = (torch.trapezoid(part, at) for part in (deletion, insertion))
-        curves.append(Curve(name, at, deletion.mean(0), insertion.mean(0), plus, minus, *areas))
+        means = deletion.mean(0), insertion.mean(0)
+        curves.append(Curve(name, at, *means, *areas, *fids.unbind(-1)))
     return curves
 
 
@@ -171,8 +188,8 @@ def _probabilities(model: SOSM, ids: Tensor, position: int, token: int, keep: Te
     return logits.double().softmax(-1)[:, token]
 
 
-def _row(model: SOSM, ids: Tensor, position: int) -> list[int]:
-    """What a token looks at, in the order of its edges."""
+def row_of(model: SOSM, ids: Tensor, position: int) -> list[int]:
+    """What a token looks at, in the order of its edges: what scores are of."""
     with torch.no_grad():
         graph = model(ids[:, : position + 1], return_graph=True).graph
     assert graph is not None

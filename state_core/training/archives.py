@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from state_core.errors import DataError
+from state_core.training import wndb
 from state_core.training.manifests import Manifest
 from state_core.training.own_files import Document
 from state_core.training.r_data import read_lazy_lines
@@ -24,12 +25,25 @@ AR_SIZE = slice(48, 58)
 
 def read_documents(manifest: Manifest, path: Path) -> list[Document]:
     """The documents of a manifest's archive, by name; DataError if it cannot be read."""
+    members = read_members(manifest, path)
     try:
-        members = dict(_members(path, manifest.members))
         documents = sorted(_documents(manifest, members))
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise DataError(f"cannot read the corpus {manifest.name!r} in {path}: {error}") from error
+    except ValueError as error:
+        raise _unreadable(manifest, path, error) from error
     return [Document(name, _clean(text, manifest.cut)) for name, text in documents]
+
+
+def read_members(manifest: Manifest, path: Path) -> dict[PurePosixPath, bytes]:
+    """What a manifest's archive holds, of the members that it names; DataError if it cannot be
+    read."""
+    try:
+        return dict(_members(path, manifest.members))
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise _unreadable(manifest, path, error) from error
+
+
+def _unreadable(manifest: Manifest, path: Path, error: Exception) -> DataError:
+    return DataError(f"cannot read the corpus {manifest.name!r} in {path}: {error}")
 
 
 def _members(path: Path, pattern: str) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -58,6 +72,9 @@ def _debian_data(package: bytes) -> bytes:
 def _documents(manifest: Manifest, members: dict[PurePosixPath, bytes]) -> Iterable[Document]:
     if manifest.format == "r_lines":
         return _objects(members)
+    if manifest.format == "wndb":
+        files = {path.name: data for path, data in members.items()}
+        return [Document(pos, wndb.glosses(files, pos)) for pos in wndb.POS]
     if manifest.format == "verses":
         return [book for data in members.values() for book in _books(data, manifest.encoding)]
     return [

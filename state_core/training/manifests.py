@@ -79,9 +79,9 @@ class Manifest(BaseModel):
     cut: tuple[str, ...] = ()
     """Regular expressions of what an edition added to the text, such as a publisher's notes."""
     encoding: str
-    format: Literal["text", "verses", "r_lines"]
-    """One document a member; JSON lines of {book, chapter, text}, one document a book; or R's
-    lazy-load database, one document a vector of lines."""
+    format: Literal["text", "verses", "r_lines", "wndb"]
+    """One document a member; JSON lines of {book, chapter, text}, one document a book; R's
+    lazy-load database, one document a vector of lines; or WordNet's, one a part of speech."""
     split: Split
 
     @property

@@ -53,13 +53,13 @@ def manifest(sha256: str, **values: object) -> Manifest:
 
 
 def test_the_manifests_are_whole() -> None:
-    assert manifest_names() == ["austen", "kjv", "moby", "shakespeare", "sotu"]
+    assert manifest_names() == ["austen", "kjv", "moby", "shakespeare", "sotu", "wordnet"]
     for name in manifest_names():
         m = load_manifest(name)
         assert m.name == name
         assert len(m.sha256) == 64
         assert m.licence
-        assert m.version in m.archive
+        assert m.version.replace(":", "%3a") in m.archive  # as apt-get writes an epoch
         assert m.package.removeprefix("@").replace("/", "-") in m.archive
         assert all(re.compile(pattern) for pattern in m.cut)
 

@@ -56,6 +56,7 @@ def faithfulness(curves: Sequence[Curve], *, height: int = 340) -> go.Figure:
     for n, curve in enumerate(curves):
         both = ((curve.deletion, curve.deletion_area), (curve.insertion, curve.insertion_area))
         areas = " and ".join(f"{area:.2f}" for _, area in both)
+        dash = "solid" if n < len(LINE_COLOURS) else "dot"
         for column, (values, area) in enumerate(both, start=1):
             figure.add_scatter(
                 x=curve.at.tolist(),
@@ -64,7 +65,7 @@ def faithfulness(curves: Sequence[Curve], *, height: int = 340) -> go.Figure:
                 legendgroup=curve.method,
                 showlegend=column == 1,
                 mode="lines",
-                line={"color": LINE_COLOURS[n % len(LINE_COLOURS)]},
+                line={"color": LINE_COLOURS[n % len(LINE_COLOURS)], "dash": dash},
                 hovertemplate=f"{curve.method}, area {area:.3f}<extra></extra>",
                 row=1,
                 col=column,
