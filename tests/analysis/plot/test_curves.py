@@ -22,7 +22,8 @@ def test_curves_are_drawn_once_for_each_side() -> None:
     told: list[tuple[int, int]] = []
     model, ids = build("as recommended"), text(1, 40)
     curves = faithfulness(model, ids, [20, 30], progress=lambda *n: told.append(n))
-    assert told == [(n, 6) for n in range(6)]
+    predictions = 2 * len(curves)
+    assert told == [(n, predictions) for n in range(predictions)]
     figure = plot.faithfulness(curves)
     assert [t.name for t in figure.data if t.showlegend] == [
         f"{c.method}, areas {c.deletion_area:.2f} and {c.insertion_area:.2f}" for c in curves
