@@ -45,7 +45,7 @@ clean:  ## Remove caches and build output; keep .venv and runs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find state_core tests experiments notebooks -name __pycache__ -prune -exec rm -rf {} +
 
-# The build tools come first, so that they are pinned like everything else.
+# The build tools come first, so that they are pinned like everything else: ours, and hnswlib's.
 $(DEMO_READY): $(SETUP_FILES) | $(BIN)/python
 	@echo "==> Installing what the demo needs (the first time downloads some 300 MB)"
 	$(PIP) hatchling editables
@@ -54,7 +54,7 @@ $(DEMO_READY): $(SETUP_FILES) | $(BIN)/python
 
 $(DEV_READY): $(SETUP_FILES) | $(BIN)/python
 	@echo "==> Installing what development needs (the first time downloads some 500 MB)"
-	$(PIP) hatchling editables
+	$(PIP) hatchling editables numpy pybind11 setuptools
 	$(PIP) --no-build-isolation -e '.[memory,milvus,train,wandb,lora,plots,graph,bench,analysis,serve,cluster,triton,dev]'
 	@touch $@ $(DEMO_READY)
 
