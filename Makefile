@@ -33,8 +33,8 @@ lint: $(DEV_READY)  ## Check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-notebooks: $(DEV_READY)  ## Execute the notebooks
-	$(PYTEST) tests/test_notebooks.py
+notebooks: $(DEV_READY)  ## Run the notebooks at full size, and keep their figures
+	$(BIN)/python notebooks/keep.py
 
 bench: $(DEV_READY)  ## Compare every op and the model with their peers (runs/bench.json)
 	$(BIN)/sosm bench --out runs/bench.json
