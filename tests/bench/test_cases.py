@@ -88,6 +88,14 @@ def test_model_cases_run(name: str):
 
 
 @pytest.mark.slow
+def test_keeping_internals_changes_no_bit_and_is_timed_beside_a_plain_pass():
+    report = bench.run("internals", quick=True, memory=False, progress=lambda _: None)
+    assert report.passed
+    assert set(report.results[0].figures) == {"points / forward", "points / token"}
+    assert set(report.results[0].ratio) == {"blocks.2.attn.pattern kept", "every name kept"}
+
+
+@pytest.mark.slow
 def test_the_memory_case_runs():
     report = bench.run("memory", quick=True, memory=False, progress=lambda _: None)
     assert report.passed
