@@ -27,7 +27,7 @@ from experiments.measures import (
     time_ratio,
     trained,
 )
-from experiments.pseudowords import tell_senses
+from experiments.pseudowords import percent, points_gained, tell_senses
 from state_core import ops
 from state_core.analysis.attribution import Part, attribute
 from state_core.config import SOSMConfig
@@ -78,12 +78,13 @@ def senses(setting: Setting) -> Runs:
 def total_accuracy(setting: Setting) -> Measured:
     """Senses of pseudowords told by a linear probe on hidden states, in percentage points."""
     found = senses(setting)
-    ours, peer = ([100 * r["accuracy"] for r in runs_of] for runs_of in reversed(found.values()))
+    ours, peer = found["senses, phase2"], found["senses, baseline"]
     return {
-        "accuracy - baseline": [a - b for a, b in zip(ours, peer, strict=True)],
-        "accuracy, phase 2": ours,
-        "accuracy, baseline": peer,
-        "accuracy of the more frequent word": [100 * r["chance"] for r in found["senses, phase2"]],
+        "accuracy - baseline": points_gained(ours, peer),
+        "accuracy, phase 2": percent(ours, "accuracy"),
+        "the same before training": percent(ours, "untrained"),
+        "accuracy, baseline": percent(peer, "accuracy"),
+        "baseline before training": percent(peer, "untrained"),
     }
 
 

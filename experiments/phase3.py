@@ -33,7 +33,7 @@ from experiments.measures import (
     time_ratio,
     trained,
 )
-from experiments.pseudowords import tell_senses
+from experiments.pseudowords import percent, points_gained, tell_senses
 from state_core import ops
 from state_core.bench.inputs import normal, spread_rows, with_gradients
 from state_core.config import SOSMConfig
@@ -127,12 +127,13 @@ def temporal_gate(setting: Setting) -> Measured:
     """Senses of pseudowords told by a linear probe on hidden states, in percentage points."""
     pair = ("senses, phase2 with TEMPORAL gate", "senses, phase2")
     chosen = {name: arms()[name.removeprefix("senses, ")] for name in pair}
-    found = trained(setting, chosen, work=tell_senses)
-    gated, plain = ([100 * result["accuracy"] for result in found[name]] for name in pair)
+    gated, plain = trained(setting, chosen, work=tell_senses).values()
     return {
-        "accuracy gained": [ours - theirs for ours, theirs in zip(gated, plain, strict=True)],
-        "accuracy without the gate": plain,
-        "accuracy of the more frequent word": [100 * r["chance"] for r in found[pair[1]]],
+        "accuracy gained": points_gained(gated, plain),
+        "accuracy with the gate": percent(gated, "accuracy"),
+        "the same before training": percent(gated, "untrained"),
+        "accuracy without the gate": percent(plain, "accuracy"),
+        "without it, before training": percent(plain, "untrained"),
     }
 
 

@@ -1,10 +1,9 @@
-"""Senses with exact labels in real text (Gale et al., 1992; Schütze, 1992).
+"""Models trained on a text in which words were merged in pairs, asked which of two was meant.
 
-Two words of the corpus, about as frequent, become one pseudoword wherever they stand; models are
-trained on the text so changed. Which of the two stood there is then asked of a linear probe on the
-hidden state of the pseudoword, which has read what comes before it and the pseudoword, no more.
-
-W pseudowords, V vocabulary, D model width.
+What `analysis.pseudowords` asks of any model is asked here of models to which the pseudowords are
+words of the language: they were trained on the merged text. Beside their accuracy stands that of
+the same model before training. A model with adaptive K is also asked whether it gives tokens that
+have two senses more edges.
 """
 
 from __future__ import annotations
@@ -19,173 +18,103 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.harness import Job
+from state_core.analysis.pseudowords import PseudowordTask, is_word
 from state_core.atomic import atomic_write_json
 from state_core.audit import audit_causality
-from state_core.errors import CausalityError, MissingExtraError
+from state_core.errors import CausalityError
 from state_core.pipeline import SOSM
 from state_core.training.batches import windows
 from state_core.training.run import Text, load_run, load_text, train
 
-PAIRS = 32
-RANKS = slice(40, 360)  # of the words by frequency, that words are drawn from
-PENALTY = 0.05  # inverse strength of the probe's regularisation: few occurrences, D features
+PAIRS, EACH = 32, 24  # pseudowords, and occurrences of either word in each part of the text
 
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pseudowords:
-    """pairs [W,2]: ids that become the first of them; controls [W]: words as frequent as the
-    pseudowords are, which stay."""
-
-    pairs: Ids
-    controls: Ids
-
-    @classmethod
-    def draw(cls, text: Text, seed: int) -> Pseudowords:
-        """Frequent whole words of a text, drawn by `seed`, in pairs of like frequency."""
-        counts = np.bincount(text.train, minlength=text.tokenizer.vocab_size)
-        pieces = text.tokenizer.pieces(range(len(counts)))
-        words = np.array([i for i, p in enumerate(pieces) if _is_word(p)])
-        words = words[np.argsort(-counts[words], kind="stable")]
-        rng = np.random.default_rng(seed)
-        # From the most frequent to the least, so that neighbours are alike.
-        drawn = np.sort(rng.choice(np.arange(len(words))[RANKS], 2 * PAIRS, replace=False))
-        pairs = words[drawn].reshape(PAIRS, 2)
-        free = np.delete(words, drawn)
-        controls = []
-        for wanted in counts[pairs].sum(1):
-            nearest = int(np.abs(counts[free] - wanted).argmin())
-            controls.append(free[nearest])
-            free = np.delete(free, nearest)
-        return cls(pairs, np.array(controls))
-
-    def change(self, ids: Ids) -> Ids:
-        """The text with its pseudowords."""
-        changed = ids.copy()
-        for first, second in self.pairs:
-            changed[ids == second] = first
-        return changed
-
-
-@dataclass(frozen=True)
-class ChangedText(Text):
+class MergedText(Text):
     """A text with pseudowords in place of the words they are made of."""
 
-    pseudowords: Pseudowords
+    task: PseudowordTask
 
     def _encode(self, part: str) -> Ids:
-        return self.pseudowords.change(super()._encode(part))
+        return self.task.merged(super()._encode(part))
 
 
 def tell_senses(job: Job, out: Path, threads: int) -> dict[str, Any]:
-    """Train a job on the changed text and ask for the senses; or read what was found before.
-
-    accuracy and chance are those of all pseudowords' occurrences in the held-out text, chance that
-    of always saying the word which is more frequent in training.
-    """
+    """Train a job on the merged text and ask for the senses; or read what was found before."""
     folder = out / job.folder
     results = folder / "results.json"
     if results.is_file():
         return json.loads(results.read_text(encoding="utf-8"))
     torch.set_num_threads(threads)
+    seed = job.config.train.seed
     text = load_text(job.config)
-    pseudowords = Pseudowords.draw(text, job.config.train.seed)
-    done = train(
-        job.config,
-        folder,
-        overwrite=True,
-        text=ChangedText(text.corpus, text.tokenizer, pseudowords),
-    )
+    task = PseudowordTask.of(text.tokenizer, text.valid, text.test, PAIRS, EACH, seed)
+    merged = MergedText(text.corpus, text.tokenizer, task)
+    done = train(job.config, folder, overwrite=True, text=merged)
     model = load_run(folder)[0].eval()
     audit = audit_causality(model)
     if not audit.passed:
         raise CausalityError(f"{job.folder}: no accuracy is given.\n{audit}")
-    fit, test = (_read(model, pseudowords, part) for part in (text.valid, text.test))
-    accuracy, chance = _probe(pseudowords, fit, test)
+    torch.manual_seed(seed)
+    untrained = SOSM(model.config).eval()
     found = {
         "arm": job.arm,
-        "seed": job.config.train.seed,
+        "seed": seed,
         "parameters": model.num_parameters(),
         "data_hash": done.data_hash,
-        "accuracy": accuracy,
-        "chance": chance,
-        "ambiguity_of_k": _rank_correlation(pseudowords, test),
+        "accuracy": task.accuracy(task.read(model)["hidden"]),
+        "untrained": task.accuracy(task.read(untrained)["hidden"]),
+        "ambiguity_of_k": ambiguity_of_k(model, merged),
     }
     atomic_write_json(results, found)
     return found
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """Tokens that a model read: hidden [M,D], the edges K [M] that each asked for (none without
-    adaptive K), and the ids [M] that stood there before pseudowords did."""
+def percent(results: list[dict[str, Any]], key: str) -> list[float]:
+    """`accuracy`, or what it was `untrained`, of an arm's results, seed by seed."""
+    return [100 * result[key] for result in results]
 
-    hidden: NDArray[np.float32]
-    k: NDArray[np.int64] | None
-    ids: Ids
+
+def points_gained(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> list[float]:
+    """An arm's accuracy less its peer's, in percentage points, seed by seed."""
+    pairs = zip(percent(ours, "accuracy"), percent(peer, "accuracy"), strict=True)
+    return [a - b for a, b in pairs]
 
 
 @torch.no_grad()
-def _read(model: SOSM, pseudowords: Pseudowords, ids: Ids) -> _Reading:
-    """The tokens that pseudowords and controls are, in a part of the text."""
-    asked: list[torch.Tensor] = []
-    hooks = []
-    adaptive = model.graph_builder.adaptive_k if model.config.graph.enabled else None
-    if adaptive is not None:
-        hooks.append(adaptive.register_forward_hook(lambda _m, _x, k: asked.append(k)))
-    settings = model.config.train
-    wanted = np.concatenate([pseudowords.pairs.ravel(), pseudowords.controls])
-    hidden, real, mask = [], [], []
-    changed = pseudowords.change(ids)
-    sizes = settings.seq_len, settings.batch_size
-    for was, now in zip(
-        windows(ids, *sizes, "the text"), windows(changed, *sizes, "the text"), strict=True
-    ):
-        kept = torch.from_numpy(np.isin(was.numpy(), wanted))
-        hidden.append(model(now).hidden[kept].float())
-        real.append(was[kept])
-        mask.append(kept)
-    for hook in hooks:
-        hook.remove()
-    k = [rows[kept] for rows, kept in zip(asked, mask)]
-    return _Reading(
-        torch.cat(hidden).numpy(), torch.cat(k).numpy() if k else None, torch.cat(real).numpy()
-    )
-
-
-def _probe(pseudowords: Pseudowords, fit: _Reading, test: _Reading) -> tuple[float, float]:
-    """Accuracy over all occurrences of a logistic regression for each pseudoword, and chance."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise MissingExtraError("scikit-learn", "analysis", "a probe") from None
-    right = guessed = asked = 0
-    for pair in pseudowords.pairs:
-        mine, theirs = (np.isin(r.ids, pair) for r in (fit, test))
-        known, meant = fit.ids[mine], test.ids[theirs]
-        if len(set(known)) < 2 or not len(meant):
-            continue
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=200))
-        probe.fit(fit.hidden[mine], known)
-        words, counts = np.unique(known, return_counts=True)
-        right += int((probe.predict(test.hidden[theirs]) == meant).sum())
-        guessed += int((words[counts.argmax()] == meant).sum())
-        asked += len(meant)
-    return right / asked, guessed / asked
-
-
-def _rank_correlation(pseudowords: Pseudowords, reading: _Reading) -> float | None:
-    """Spearman's, between the edges that a token asks for and whether it has two senses."""
-    if reading.k is None:
-        return None
+def ambiguity_of_k(model: SOSM, text: MergedText) -> float | None:
+    """Spearman's correlation of the edges that a token asks for with whether it has two senses:
+    over the pseudowords of a text and words as frequent in it; None without adaptive K."""
     from scipy.stats import spearmanr
 
-    two_senses = np.isin(reading.ids, pseudowords.pairs)
-    return float(spearmanr(reading.k, two_senses).statistic)
+    adaptive = model.graph_builder.adaptive_k if model.config.graph.enabled else None
+    if adaptive is None:
+        return None
+    asked: list[torch.Tensor] = []
+    read: list[torch.Tensor] = []
+    hook = adaptive.register_forward_hook(lambda _module, _given, k: asked.append(k.flatten()))
+    sizes = model.config.train.seq_len, model.config.train.batch_size
+    for ids in windows(text.test, *sizes, "the text"):
+        model(ids)
+        read.append(ids.flatten())
+    hook.remove()
+    k, tokens = torch.cat(asked).numpy(), torch.cat(read).numpy()
+    pseudowords = text.task.words[:, 0]
+    kept = np.isin(tokens, [*pseudowords, *as_frequent(text)])
+    return float(spearmanr(k[kept], np.isin(tokens, pseudowords)[kept]).statistic)
 
 
-def _is_word(piece: str) -> bool:
-    return piece.startswith(" ") and len(piece) > 3 and piece[1:].isalpha()
+def as_frequent(text: MergedText) -> Ids:
+    """For each pseudoword another word [P] that occurs about as often in the test text."""
+    pieces = text.tokenizer.pieces(range(text.tokenizer.vocab_size))
+    words = np.array([i for i, piece in enumerate(pieces) if is_word(piece)])
+    free = np.setdiff1d(words, text.task.words)
+    counts = np.bincount(text.test, minlength=len(pieces))
+    controls = []
+    for wanted in counts[text.task.words[:, 0]]:
+        nearest = int(np.abs(counts[free] - wanted).argmin())
+        controls.append(free[nearest])
+        free = np.delete(free, nearest)
+    return np.array(controls)

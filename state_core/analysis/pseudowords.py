@@ -6,6 +6,8 @@ the same token for either, and only the context tells which of them was meant.
     task = PseudowordTask.of(tokenizer, learn_ids, test_ids)
     task.accuracy(task.read(model)["hidden"])
 
+A model that shall know the pseudowords as words of its language is trained on `task.merged(ids)`.
+
 Words come in pairs of like frequency, each meaning as often as the other, so that one in two is
 right by chance. A logistic regression for each pair learns from occurrences in some documents and
 is asked about those in others. Baselines see the words before the pseudoword: a bag of random
@@ -37,9 +39,11 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PseudowordTask:
-    """windows [O,L], the pseudoword at BEFORE; pair [O]: which one it is; meant [O]: 0 or 1, the
-    word that stood there; learnt [O]: whether a probe learns from it or is asked about it."""
+    """words [P,2]: the ids of each pair, read as the first, and their names; windows [O,L], the
+    pseudoword at BEFORE; pair [O]: which one it is; meant [O]: 0 or 1, the word that stood there;
+    learnt [O]: whether a probe learns from it or is asked about it."""
 
+    words: Ids
     names: tuple[tuple[str, str], ...]
     windows: Tensor
     pair: Tensor
@@ -86,7 +90,15 @@ class PseudowordTask:
         pieces = [piece.strip() for piece in tokenizer.pieces(chosen)]
         names = tuple(zip(pieces[0::2], pieces[1::2], strict=True))
         labels = (torch.tensor(part) for part in (pair, meant_, learnt_))
-        return cls(names, torch.from_numpy(np.stack(windows)), *labels)
+        words = np.array(chosen).reshape(-1, 2)
+        return cls(words, names, torch.from_numpy(np.stack(windows)), *labels)
+
+    def merged(self, ids: Ids) -> Ids:
+        """A text in which the words of each pair are one."""
+        changed = ids.copy()
+        for first, second in self.words:
+            changed[ids == second] = first
+        return changed
 
     def read(
         self, model: Backbone, watch: Callable[[int], None] = lambda texts: None
@@ -146,7 +158,7 @@ class PseudowordTask:
 def _occurrences(ids: Ids, tokenizer: Tokenizer) -> dict[int, Ids]:
     """Where each token that is a whole word stands, with room for a window around it."""
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-    whole = np.array([_is_word(piece) for piece in pieces])
+    whole = np.array([is_word(piece) for piece in pieces])
     ends = np.array([not piece[:1].isalpha() for piece in pieces])
     at = np.arange(BEFORE, len(ids) - AFTER)
     at = at[whole[ids[at]] & ends[ids[at + 1]]]
@@ -155,6 +167,7 @@ def _occurrences(ids: Ids, tokenizer: Tokenizer) -> dict[int, Ids]:
     return dict(zip(found.tolist(), np.split(at[order], starts[1:]), strict=True))
 
 
-def _is_word(piece: str) -> bool:
+def is_word(piece: str) -> bool:
+    """Whether a piece of text is what pseudowords are made of: a whole word in small letters."""
     word = piece[1:]
     return piece[:1] == " " and word.isalpha() and word.islower() and len(word) >= SHORTEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,19 @@ def test_the_two_words_of_a_pair_look_alike_and_are_balanced(
             assert meant.bincount().tolist() == [EACH, EACH]
 
 
+def test_a_merged_text_has_the_first_word_of_each_pair_only(
+    task: PseudowordTask, tokenizer: Tokenizer
+) -> None:
+    ids = np.array(tokenizer.encode(make_text(3)))
+    merged = task.merged(ids)
+    second = np.isin(ids, task.words[:, 1])
+    assert second.any()
+    assert (merged[~second] == ids[~second]).all()
+    assert not np.isin(merged, task.words[:, 1]).any()
+    for first, other in task.words:
+        assert (merged[ids == other] == first).all()
+
+
 def test_context_tells_which_was_meant(task: PseudowordTask) -> None:
     """Bags of words and the words in common find the cue; labels give all, noise gives nothing."""
     assert task.accuracy(task.at_random()) > 0.7
@@ -68,10 +82,10 @@ def test_a_model_is_read_at_the_pseudoword(task: PseudowordTask) -> None:
     """What comes later is not seen by a causal model, and what stands there is."""
     model = build("as recommended")
     windows = task.windows % model.config.vocab_size
-    small = PseudowordTask(task.names, windows, task.pair, task.meant, task.learnt)
+    small = replace(task, windows=windows)
     later = windows.clone()
     later[:, module.BEFORE + 1 :] = 1
-    changed = PseudowordTask(task.names, later, task.pair, task.meant, task.learnt)
+    changed = replace(task, windows=later)
     told: list[int] = []
     found = small.read(model, told.append)
     assert sum(told) == len(windows)

@@ -55,8 +55,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         for name, values in config.PRESETS.items():
             patch.setitem(config.PRESETS, name, config._merge(values, small))
         patch.setattr(measures, "peak_bytes", once)
-        patch.setattr(pseudowords, "PAIRS", 4)
-        patch.setattr(pseudowords, "RANKS", slice(0, 20))
+        patch.setattr(pseudowords, "PAIRS", 2)
+        patch.setattr(pseudowords, "EACH", 4)
         patch.setattr(phase3, "PROMPTS", 2)
         patch.setattr(phase4, "LARGE", {})
         patch.setattr(phase4, "ITEMS", {"standard": (200, 400)})

@@ -1,4 +1,4 @@
-"""Pseudowords: which words are merged, and a probe that tells them apart where that is possible."""
+"""What models trained on merged words are asked, and the words that pseudowords stand beside."""
 
 from __future__ import annotations
 
@@ -7,80 +7,64 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
-from experiments import pseudowords
-from experiments.pseudowords import PAIRS, Pseudowords, _probe, _rank_correlation, _Reading
+from experiments.pseudowords import ambiguity_of_k, as_frequent, percent, points_gained
 
-WORDS = 700
+PIECES = [" harbour", " forest", " kitchen", " garden", " river", " meadow", ",", " Rome", "ing"]
+PAIRS = np.array([[0, 1], [2, 3]])
 
 
 @pytest.fixture
 def text() -> Any:
-    """A text of words, the i-th of them about 8000/i times, and pieces that are no words."""
-    pieces = [
-        f" w{'abcdefghij'[i % 10]}{'abcdefghijklmnopqrstuvwxyz'[i % 26]}" for i in range(WORDS)
-    ]
-    pieces[3] = "tail"
-    counts = (8000 / np.arange(1, WORDS + 1)).astype(int)
-    ids = np.repeat(np.arange(WORDS), counts)
-    tokenizer = SimpleNamespace(vocab_size=WORDS, pieces=lambda _: pieces)
-    return SimpleNamespace(train=ids, tokenizer=tokenizer)
+    """A merged text in which words 4 and 5 are as frequent as the pseudowords 0 and 2."""
+    counts = [60, 0, 20, 0, 58, 22, 60, 60, 20]
+    ids = np.random.default_rng(0).permutation(np.repeat(np.arange(len(PIECES)), counts))
+    tokenizer = SimpleNamespace(vocab_size=len(PIECES), pieces=lambda _: PIECES)
+    return SimpleNamespace(test=ids, tokenizer=tokenizer, task=SimpleNamespace(words=PAIRS))
 
 
-def test_words_are_drawn_once_and_are_alike(text: Any):
-    drawn = Pseudowords.draw(text, 0)
-    assert drawn.pairs.shape == (PAIRS, 2)
-    every = [*drawn.pairs.ravel(), *drawn.controls]
-    assert len(set(every)) == 3 * PAIRS
-    assert 3 not in every
-    counts = np.bincount(text.train)
-    first, second = counts[drawn.pairs].T
-    assert np.median(first / second) < 1.5
-    again, other = Pseudowords.draw(text, 0), Pseudowords.draw(text, 1)
-    assert (again.pairs == drawn.pairs).all()
-    assert (other.pairs != drawn.pairs).any()
+class Asks(nn.Module):
+    """Says how many edges each token asks for, by its id."""
+
+    def __init__(self, wanted: Tensor) -> None:
+        super().__init__()
+        self.wanted = wanted
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.wanted[ids]
 
 
-def test_only_the_second_word_of_a_pair_changes(text: Any):
-    drawn = Pseudowords.draw(text, 0)
-    changed = drawn.change(text.train)
-    second = np.isin(text.train, drawn.pairs[:, 1])
-    assert (changed[~second] == text.train[~second]).all()
-    assert not np.isin(changed, drawn.pairs[:, 1]).any()
+def model_of(wanted: list[int] | None) -> Any:
+    asks = None if wanted is None else Asks(torch.tensor(wanted))
+    graph = SimpleNamespace(enabled=True)
+    train = SimpleNamespace(seq_len=30, batch_size=2)
+
+    class Model:
+        config = SimpleNamespace(graph=graph, train=train)
+        graph_builder = SimpleNamespace(adaptive_k=asks)
+
+        def __call__(self, ids: Tensor) -> None:
+            assert asks is not None
+            asks(ids)
+
+    return Model()
 
 
-@pytest.fixture
-def words() -> Pseudowords:
-    return Pseudowords(np.array([[1, 2], [3, 4]]), np.array([5, 6]))
+def test_controls_are_other_words_as_frequent(text: Any) -> None:
+    assert as_frequent(text).tolist() == [4, 5]
 
 
-def reading(hidden: np.ndarray, ids: np.ndarray, k: np.ndarray | None = None) -> _Reading:
-    return _Reading(hidden.astype(np.float32), k, ids)
+def test_the_correlation_is_between_edges_and_senses(text: Any) -> None:
+    more = [9, 3, 9, 3, 3, 3, 5, 5, 5]
+    assert ambiguity_of_k(model_of(more), text) == pytest.approx(1)
+    assert ambiguity_of_k(model_of([12 - k for k in more]), text) == pytest.approx(-1)
+    assert ambiguity_of_k(model_of(None), text) is None
 
 
-def test_the_probe_finds_what_is_there_and_nothing_else(words: Pseudowords):
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, 5, 2000)
-    noise = rng.normal(size=(len(ids), 8))
-    told = noise + 4 * (ids % 2)[:, None]
-    fit, test = slice(0, 1500), slice(1500, None)
-    seen, _ = _probe(words, reading(told[fit], ids[fit]), reading(told[test], ids[test]))
-    blind, chance = _probe(words, reading(noise[fit], ids[fit]), reading(noise[test], ids[test]))
-    assert seen > 0.99
-    assert abs(blind - 0.5) < 0.07
-    assert abs(chance - 0.5) < 0.07
-
-
-def test_the_correlation_is_between_edges_and_senses(words: Pseudowords):
-    ids = np.array([1, 2, 3, 4, 5, 6, 5, 6])
-    hidden = np.zeros((8, 1))
-    more = np.where(ids < 5, 9, 3)
-    assert _rank_correlation(words, reading(hidden, ids, more)) == pytest.approx(1)
-    assert _rank_correlation(words, reading(hidden, ids, 12 - more)) == pytest.approx(-1)
-    assert _rank_correlation(words, reading(hidden, ids)) is None
-
-
-def test_a_whole_word_begins_with_a_space():
-    assert [pseudowords._is_word(p) for p in (" king", "king", " a", " don't", " 1608")] == [
-        True, False, False, False, False,
-    ]  # fmt: skip
+def test_points_are_gained_seed_by_seed() -> None:
+    ours = [{"accuracy": 0.75, "untrained": 0.5}, {"accuracy": 0.5, "untrained": 0.5}]
+    peer = [{"accuracy": 0.5}, {"accuracy": 0.75}]
+    assert points_gained(ours, peer) == [25.0, -25.0]
+    assert percent(ours, "untrained") == [50.0, 50.0]
