@@ -33,7 +33,8 @@ FLAGS = {
         "--file", "--remember",
     },
     "inspect": {
-        "--run", "--text", "--file", "--token", "--edges", "--out", "--with", "--serve", "--port",
+        "--run", "--text", "--file", "--token", "--remember", "--edges", "--out", "--with",
+        "--serve", "--port",
     },
     "provenance": {"--run", "--split", "--data", "--documents", "--tokens", "--seed", "--out"},
     "bench": {
@@ -286,6 +287,8 @@ def test_inspect_shows_edges_and_writes_a_page(run: Path, tmp_path: Path):
         (["--file", "missing.txt"], 1, "missing.txt"),
         (["--text", "a", "--with", "nowhere"], 1, "nowhere"),
         (["--serve", "--text", "a", "--file", "text.txt"], 2, "not both"),
+        (["--serve", "--text", "a", "--remember", "9"], 2, "of one model, in a report"),
+        (["--text", "a", "--remember", "9"], 1, "memory.enabled"),
     ],
 )
 def test_inspect_refuses(run: Path, words: list[str], code: int, says: str):
@@ -312,6 +315,19 @@ def test_inspect_compares_two_runs(run: Path, tmp_path: Path):
     markup = page.read_text(encoding="utf-8")
     assert '"name":"run"' in markup
     assert '"name":"other"' in markup
+
+
+def test_inspect_shows_the_end_of_a_text_that_was_remembered(tmp_path: Path):
+    data, run, page = tmp_path / "book.txt", tmp_path / "run", tmp_path / "page.html"
+    data.write_text(sentences(), encoding="utf-8")
+    remembers = ["--set", "memory.enabled=true", "--set", "train.consecutive=true"]
+    words = ["--data", str(data), "--steps", "1", "--run-dir", str(run), *TINY, *remembers]
+    done = sosm("train", *words)
+    assert done.exit_code == 0, done.output
+    words = ["--run", str(run), "--file", str(data), "--remember", "64", "--out", str(page)]
+    done = sosm("inspect", *words)
+    assert done.exit_code == 0, done.output
+    assert "with 64 remembered behind them" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

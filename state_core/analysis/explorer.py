@@ -20,6 +20,7 @@ from state_core.errors import InputError
 from state_core.graph.neighbors import EdgeKind
 from state_core.graph.token_graph import TokenGraph
 from state_core.layers.pointer import Votes
+from state_core.memory.text_memory import TextMemory
 from state_core.output import SOSMOutput
 from state_core.pipeline import SOSM
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SCRIPTS = ("elements.js", "readings.js", "panel.js", "explorer.js")
 SOURCES_SHOWN, LEAST_SHARE = 4, 0.01  # of a prediction
 LONGEST = 2000  # tokens of a text; the page stays quick
+MEMORY = -1  # in place of an edge's kind: what was read before the text
 
 BLOCK_NAMES = {
     "I": "identity", "S": "structure", "R1": "syntactic relation", "R2": "semantic relation",
@@ -47,11 +49,13 @@ SOURCE_NAMES = {
 
 @dataclass(frozen=True)
 class Reader:
-    """A model that reads texts for the page. name: what the page calls it."""
+    """A model that reads texts for the page. name: what the page calls it; memory: what it read
+    before them."""
 
     name: str
     model: SOSM
     tokenizer: Tokenizer
+    memory: TextMemory | None = None
 
     def ids(self, text: str) -> list[int]:
         """The ids of a text; InputError if it is empty or of more than `LONGEST` tokens."""
@@ -71,7 +75,8 @@ class Reader:
         model = self.model
         if not model.config.graph.enabled:
             raise InputError(f"the model {self.name} builds no graph: graph.enabled is false")
-        out: SOSMOutput = model(torch.tensor([list(ids)]), return_graph=True)
+        ids_ = torch.tensor([list(ids)])
+        out: SOSMOutput = model(ids_, return_graph=True, memory=self.memory)
         assert out.graph is not None
         spell = self.tokenizer.pieces
         data = graph_data(out.graph, 0, spell(ids), model.config.state.layout, out.votes)
@@ -147,30 +152,32 @@ def _sources(
     out: SOSMOutput, b: int, words: Tensor
 ) -> list[list[tuple[float, int | None, int | None]]]:
     """Share, target and kind of the largest sources of each of `words` [T], as
-    `out.explain_prediction` gives them one by one. Empty without a pointer head."""
+    `out.explain_prediction` gives them one by one; what memory gives is one source, of no target
+    and kind MEMORY. Empty without a pointer head."""
     if out.votes is None or out.graph is None:
         return [[] for _ in words]
     width = out.graph.neighbors.shape[-1]
     log_share = out.votes.log_share[b].double()
     vocabulary = out.vocabulary_logits(out.hidden[b]).double().log_softmax(-1)
     head = log_share[:, :1] + vocabulary.gather(1, words[:, None])
-    agree = out.votes.words[b, :, :width] == words[:, None]
-    voted = log_share[:, 1 : width + 1].masked_fill(~agree, -torch.inf)
-    shares, order = torch.cat([head, voted], 1).softmax(1).sort(dim=1, descending=True, stable=True)
+    voted = log_share[:, 1:].masked_fill(out.votes.words[b] != words[:, None], -torch.inf)
+    edges, remembered = voted[:, :width], voted[:, width:].logsumexp(1, keepdim=True)
+    parts = torch.cat([head, remembered, edges], 1)
+    shares, order = parts.softmax(1).sort(dim=1, descending=True, stable=True)
     found: list[list[tuple[float, int | None, int | None]]] = []
     for i, (row, places) in enumerate(zip(shares.tolist(), order.tolist(), strict=True)):
-        best = [(share, n - 1) for share, n in zip(row, places) if share >= LEAST_SHARE]
+        best = [(share, n) for share, n in zip(row, places) if share >= LEAST_SHARE]
         found.append(
-            [
-                (round(share, 3), *(_edge(out.graph, b, i, e) if e >= 0 else (None, None)))
-                for share, e in best[:SOURCES_SHOWN]
-            ]
+            [(round(share, 3), *_source(out.graph, b, i, n)) for share, n in best[:SOURCES_SHOWN]]
         )
     return found
 
 
-def _edge(graph: TokenGraph, b: int, i: int, e: int) -> tuple[int, int]:
-    return int(graph.neighbors[b, i, e]), int(graph.kinds[b, i, e])
+def _source(graph: TokenGraph, b: int, i: int, n: int) -> tuple[int | None, int | None]:
+    """Target and kind of the n-th source of token i: the head, memory, and its edges in order."""
+    if n < 2:
+        return None, (None, MEMORY)[n]
+    return int(graph.neighbors[b, i, n - 2]), int(graph.kinds[b, i, n - 2])
 
 
 def explorer(identifier: str, *readings: Mapping[str, Any], chosen: int | None = None) -> Html:

@@ -19,6 +19,7 @@ from state_core.analysis.faithfulness import faithfulness
 from state_core.analysis.html import Html, page, tag
 from state_core.analysis.internals import internals
 from state_core.analysis.plot.look import figures_html, plotly_objects
+from state_core.analysis.recollection import recollection
 from state_core.atomic import atomic_write_text
 from state_core.errors import InputError
 from state_core.output import SOSMOutput
@@ -55,14 +56,16 @@ def write_inspection(
     others = [r.read(r.tokenizer.encode(text)[:LONGEST])[1] for r in readers[1:]]
     best = most_telling(data) if chosen is None else chosen
     position = len(ids) - 1 if best is None else best
-    tree = attribute(ours.model, torch.tensor([ids[: position + 1]]), position)
+    before = torch.tensor([ids[: position + 1]])
+    tree = attribute(ours.model, before, position, memory=ours.memory)
     drawings = _drawings(ours, out, ids, data["tokens"], tree, position, progress)
     title = "What a model makes of a text"
     body = [
         tag("h1", title),
         tag("p", _facts(ours, out), class_="lead"),
         explorer("graph", data, *others, chosen=position),
-        *_sections(drawings, {"Attribution": _split(data, position, tree)}),
+        *_sections(drawings, _words(ours, data, position, tree)),
+        *_memory(ours, out, position),
         _internals(ours),
     ]
     atomic_write_text(path, page(title, *body, scripts=SCRIPTS))
@@ -135,11 +138,30 @@ def _facts(reader: Reader, out: SOSMOutput) -> str:
     assert graph is not None
     stats = graph.stats()
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in stats.kinds.items() if count)
+    held = 0 if reader.memory is None else len(reader.memory)
+    behind = f", with {held:,} remembered behind them" if held else ""
     return (
         f"{reader.name}, a model of {reader.model.num_parameters():,} parameters with the layers "
-        f"{', '.join(config.layers)}, read {graph.num_nodes:,} tokens through {stats.edges:,} "
-        f"edges: {kinds}."
+        f"{', '.join(config.layers)}, read {graph.num_nodes:,} tokens{behind}, through "
+        f"{stats.edges:,} edges: {kinds}."
     )
+
+
+def _words(reader: Reader, data: Mapping[str, Any], position: int, tree: Part) -> dict[str, Html]:
+    """What stands above pictures, by their heading."""
+    said = {"Attribution": _split(data, position, tree)}
+    if reader.memory is not None:
+        alone = "Of the text alone: this is measured without the memory of what was read before."
+        said["Faithfulness"] = tag("p", alone)
+    return said
+
+
+def _memory(reader: Reader, out: SOSMOutput, position: int) -> list[Html]:
+    """What the token remembered, if the model read anything before."""
+    if reader.memory is None:
+        return []
+    found = recollection(out, reader.memory, position, reader.tokenizer.pieces)
+    return [tag("section", tag("h2", "Memory"), found)]
 
 
 def _split(data: Mapping[str, Any], position: int, tree: Part) -> Html:

@@ -123,10 +123,10 @@ def prediction_html(prediction: Prediction) -> Html:
     """A block of the page: the sentence that was read, then one line for each source."""
     shown = prediction.passages[:SOURCES_SHOWN]
     rest = sum(p.share for p in prediction.passages[SOURCES_SHOWN:])
-    rows = [_row("now", "", prediction.here, "the text being read")]
+    rows = [row("now", "", prediction.here, "the text being read")]
     rows += [_source(p) for p in shown]
     if rest >= 0.005:
-        rows.append(_row("source", _gauge(rest, None), None, "all other passages"))
+        rows.append(row("source", gauge(rest, None), None, "all other passages"))
     return tag(
         "section",
         tag(
@@ -137,31 +137,32 @@ def prediction_html(prediction: Prediction) -> Html:
             f"Without the earlier passages it would have been given "
             f"{_percent(prediction.vocabulary_probability)}.",
         ),
-        tag("table", _COLUMNS, rows, class_="kwic"),
+        tag("table", columns(), rows, class_="kwic"),
         class_="prediction",
     )
 
 
-_COLUMNS = tag(
-    "colgroup",
-    [tag("col", style=f"width:{width}") for width in ("150px", "38%", "auto", "180px")],
-)
+def columns(how: str = "180px") -> Html:
+    """Of a concordance; how: the width of the last, which says how a line was found."""
+    widths = ("150px", "38%", "auto", how)
+    return tag("colgroup", [tag("col", style=f"width:{width}") for width in widths])
 
 
 def _source(passage: Passage) -> Html:
-    gauge = _gauge(passage.share, passage.kind)
+    share = gauge(passage.share, passage.kind)
     if passage.where is None:
-        return _row("source", gauge, None, "the vocabulary head")
+        return row("source", share, None, "the vocabulary head")
     how = f"{passage.kind} edge, {passage.distance} back"
-    return _row("source", gauge, passage.where, how)
+    return row("source", share, passage.where, how)
 
 
-def _row(style: str, gauge: str, where: Concordance | None, how: str) -> Html:
+def row(style: str, share: str, where: Concordance | None, how: str) -> Html:
+    """A line of a concordance: a share, the word in its context, and how it was found."""
     left = tag("bdi", where.left) if where else ""
     right = [tag("mark", where.word), tag("span", where.right, class_="right")] if where else ""
     return tag(
         "tr",
-        tag("td", gauge, class_="share"),
+        tag("td", share, class_="share"),
         tag("td", left, class_="left"),
         tag("td", right, class_="key"),
         tag("td", how, class_="how"),
@@ -169,7 +170,8 @@ def _row(style: str, gauge: str, where: Concordance | None, how: str) -> Html:
     )
 
 
-def _gauge(share: float, kind: str | None) -> Html:
+def gauge(share: float, kind: str | None) -> Html:
+    """A share as a bar in the colour of a kind of edges, grey for None, and in per cent."""
     colour = f"color:var(--{kind})" if kind else "color:var(--muted)"
     bar = tag("span", class_="gauge", style=f"{colour};width:{max(1, round(80 * share))}px")
     return tag("span", bar, _percent(share))

@@ -144,7 +144,8 @@ def _attribution(readers: Sequence[Reader], question: Word) -> dict[str, Any]:
         raise InputError(f"there is no model {question.model}: there are {len(readers)}")
     reader = readers[question.model]
     ids = reader.ids(question.text)[: question.position + 1]
-    tree = attribute(reader.model, torch.tensor([ids]), question.position)
+    before = torch.tensor([ids])
+    tree = attribute(reader.model, before, question.position, memory=reader.memory)
     groups = tree.parts if tree.path == "p" else (tree,)
     return {
         "groups": [[part.path, part.share, list(_largest(part))] for part in groups],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,12 @@ def inspect(
     token: Annotated[
         int | None, typer.Option(help="Explain this token's edges and what it expects next.")
     ] = None,
+    remember: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens that a memory holds of a longer text, of which the end is shown."
+        ),
+    ] = None,
     edges: Annotated[int, typer.Option(min=0, help="How many of the strongest to list.")] = 12,
     out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("runs/inspect.html"),
     with_: Annotated[
@@ -49,8 +56,11 @@ def inspect(
 
     - sosm inspect --run runs/mine --text "Out, out, brief candle! Out, I say!"
     - sosm inspect --run runs/mine --file scene.txt --token 42
+    - sosm inspect --run runs/mine --file book.txt --remember 8192
     - sosm inspect --run runs/mine --with runs/other --serve
     """
+    if remember is not None and (serve or with_ is not None):
+        raise typer.BadParameter("tells of one model, in a report", param_hint="--remember")
     if serve:
         given = "" if text is None and file is None else _given_text(text, file)
         _serve(run, with_, given, port)
@@ -61,9 +71,13 @@ def inspect(
     written = _given_text(text, file)
     readers = _readers(run, with_)
     tokenizer = readers[0].tokenizer
-    ids = tokenizer.encode(written)[:LONGEST]
+    ids = tokenizer.encode(written)
     if not ids:
         raise InputError("there is no text to look at: it is empty")
+    if remember is None:
+        ids = ids[:LONGEST]
+    else:
+        readers[0], ids = _having_read(readers[0], ids, remember)
     with bar("looking", 1) as progress:
         read = write_inspection(readers, ids, out, token, progress)
     graph, pieces = read.graph, tokenizer.pieces(ids)
@@ -73,6 +87,15 @@ def inspect(
         console.print(_row(graph, pieces, token))
         console.print(_expected(read, pieces, token, tokenizer))
     console.print(f"{len(ids)} tokens, {graph.stats().edges:,} edges. The report is {out}")
+
+
+def _having_read(reader: Reader, ids: list[int], capacity: int) -> tuple[Reader, list[int]]:
+    """The reader with a memory of all but the end of a text, and that end."""
+    from state_core.analysis.recollection import remember
+
+    with bar("reading", 1) as progress:
+        memory, last = remember(reader.model, ids, capacity, progress)
+    return replace(reader, memory=memory), last
 
 
 def _serve(run: Path, with_: Path | None, text: str, port: int) -> None:

@@ -139,7 +139,7 @@ class Panel {
     return [
       element("h3", {}, `${whose} “${word(next.word)}” next (${percent(next.p)})`),
       ...next.sources.map(([share, j, kind]) => element("div", {},
-        `${percent(share)} from `, ...(j === null ? ["the vocabulary head"] : [this.kindMark(kind),
+        `${percent(share)} from `, ...(j === null ? [kind === null ? "the vocabulary head" : "memory of what was read before"] : [this.kindMark(kind),
           `“${this.around(j - 2, j + 1)}`, element("b", {}, shown(this.data.tokens[j + 1])), `”, ${this.explorer.chosen - j} back`]))),
       ...actual, ...this.attribution(reading)];
   }

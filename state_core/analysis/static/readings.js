@@ -4,7 +4,8 @@
 //   blocks  [{name, label, source, about}]    kinds   names of the kinds of edges
 //   extent  of the bars                       k       the most semantic edges of a token
 //   rows    per token: [[j, kind, weight, rank, gate, vote, contribution of each block…], …]
-//   next    per token: {word, p, actual, p_actual, sources: [[share, j, kind]…]}, or null
+//   next    per token: {word, p, actual, p_actual, sources: [[share, j, kind]…]}, or null;
+//           of a source j is null for the vocabulary head, and for memory, whose kind is −1
 
 const [SEQUENTIAL, SEMANTIC, SUCCESSOR, SINK, SHORTCUT, RULE] = [0, 1, 2, 3, 4, 5];
 const [IN_BOTH, ONLY_FIRST, ONLY_SECOND] = [0, 1, 2];
