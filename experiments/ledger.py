@@ -43,7 +43,7 @@ CONFIDENCE = 0.95
 Measured = dict[str, list[float]]
 """Quantity → one value per seed or repeat."""
 Budget = Literal["quick", "standard", "full"]
-# Seeds, steps of a training run, and tokens of a batch.
+# Seeds, steps of a training run, and tokens of what is measured.
 BUDGETS: dict[str, tuple[tuple[int, ...], int, int]] = {
     "quick": ((0, 1, 2), 30, 2048),
     "standard": ((0, 1, 2), 150, 4096),
@@ -64,7 +64,7 @@ class Setting:
     steps: int
     """Optimiser steps of a training run."""
     tokens: int
-    """Tokens of a batch, about."""
+    """Tokens of a text or batch that is measured, about."""
     folder: Path
     """Where training runs are kept, so that claims share them and a rerun resumes."""
     threads: int
@@ -77,6 +77,12 @@ class Setting:
         if budget not in BUDGETS:
             raise ConfigError(f"unknown budget {budget!r}: {nearest(budget, BUDGETS)}")
         return cls(budget, *BUDGETS[budget], folder, threads)
+
+    @property
+    def batch(self) -> int:
+        """Tokens of a batch that is trained on, about. Half as many in the standard budget, which
+        trains for most of its time."""
+        return {"standard": self.tokens // 2}.get(self.budget, self.tokens)
 
     @property
     def seconds(self) -> float:
@@ -208,7 +214,7 @@ class Claim(Row):
         the measuring function itself (not of what it calls), so that no stale result is taken for
         it. Bounds and story are not among it: they judge and tell what was measured already."""
         names = sorted(q.name for q in self.quantities)
-        spends = [setting.budget, setting.seeds, setting.steps, setting.tokens]
+        spends = [setting.budget, setting.seeds, setting.steps, setting.tokens, setting.batch]
         said = json.dumps([self.id, self.measure, names, self.needs, spends])
         return hashlib.sha256((said + _source(self.measure)).encode()).hexdigest()[:16]
 

@@ -301,7 +301,7 @@ def _spent(record: Record) -> str:
     kept = record.spent
     seeds = len(kept["seeds"])
     return (
-        f"{seeds} seeds, {kept['steps']} steps of {kept['tokens']:,} tokens where it trains, "
+        f"{seeds} seeds, {kept['steps']} steps of {kept['batch']:,} tokens where it trains, "
         f"threads {kept['threads']}; {record.seconds:.0f} s"
     )
 

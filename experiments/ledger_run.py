@@ -47,7 +47,7 @@ class Record:
     """While it travels, the traceback; once saved, the name of the file beside the record."""
     seconds: float = 0.0
     spent: dict[str, Any] = field(default_factory=dict)
-    """Seeds, steps, tokens and threads."""
+    """Seeds, steps, tokens of a batch and threads."""
     data: list[str] = field(default_factory=list)
     """Hashes of the training data."""
     machine: dict[str, Any] = field(default_factory=dict)
@@ -301,7 +301,7 @@ def _fetched(ray: Any, reference: Any, claim: Claim, setting: Setting) -> Record
 
 
 def _spent(setting: Setting) -> dict[str, Any]:
-    kept = ("seeds", "steps", "tokens", "threads")
+    kept = ("seeds", "steps", "batch", "threads")
     return {name: getattr(setting, name) for name in kept}
 
 

@@ -65,7 +65,7 @@ def planned(setting: Setting, config: SOSMConfig, seed: int) -> SOSMConfig:
         {
             "train.steps": setting.steps,
             "train.warmup": min(train.warmup, max(1, setting.steps // 5)),
-            "train.batch_size": max(1, setting.tokens // train.seq_len),
+            "train.batch_size": max(1, setting.batch // train.seq_len),
             "train.eval_batches": 2,
             "train.seed": seed,
         }

@@ -25,7 +25,7 @@ from state_core.errors import DataError, InputError
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "claims"
-SPENT = {"seeds": [0, 1, 2], "steps": 30, "tokens": 2048, "threads": 1}
+SPENT = {"seeds": [0, 1, 2], "steps": 30, "batch": 2048, "threads": 1}
 
 
 def claim(name: str, phase: int = 1, item: str = "An item") -> Claim:
