@@ -44,6 +44,7 @@ Thunk = Callable[[], object]
 Runs = dict[str, list[dict[str, Any]]]
 """Arm → its results (`harness.run`), seed by seed; "folder" is where the run is."""
 Work = Callable[[Job, Path, int], dict[str, Any]]
+TRAINING_THREADS = 1  # whichever row trains a run: with another number its sums would differ
 WAIT = 0.5  # seconds between looks at runs that another process trains
 WARM_UP = 64  # tokens of a first call, which compiles
 CPU = torch.device("cpu")
@@ -92,7 +93,7 @@ def trained(setting: Setting, arms: Mapping[str, SOSMConfig], work: Work | None 
         for key in [key for key in jobs if key not in found]:
             with _claimed(setting.folder / jobs[key].folder) as ours:
                 if ours:
-                    found[key] = work(jobs[key], setting.folder, setting.threads)
+                    found[key] = work(jobs[key], setting.folder, TRAINING_THREADS)
         if len(found) == before:
             time.sleep(WAIT)
     _same_data(found, setting)

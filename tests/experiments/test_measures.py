@@ -61,6 +61,8 @@ def test_a_run_is_planned_as_the_setting_says(setting: Setting):
     train = measures.planned(setting, SMALL, 7).train
     assert (train.steps, train.seed, train.warmup) == (2, 7, 1)
     assert train.batch_size * train.seq_len == setting.tokens
+    standard = Setting("standard", (0,), 2, 1024, setting.folder, 1)
+    assert measures.planned(standard, SMALL, 7).train.batch_size == train.batch_size // 2
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
