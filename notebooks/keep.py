@@ -23,7 +23,10 @@ from nbclient import NotebookClient
 from state_core.atomic import atomic_write_text
 
 HERE = Path(__file__).parent
-PICTURES = {"PLOTLY_RENDERER": "plotly_mimetype+png"}
+ENVIRONMENT = {
+    "PLOTLY_RENDERER": "plotly_mimetype+png",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # of tqdm, where no widgets are installed
+}
 
 
 def keep(path: Path) -> None:
@@ -35,6 +38,7 @@ def keep(path: Path) -> None:
             timeout=None,
             kernel_name="python3",
             record_timing=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
             resources={"metadata": {"path": folder}},
         ).execute()
     for cell in notebook.cells:
@@ -51,7 +55,7 @@ def digest(notebook: nbformat.NotebookNode) -> str:
 
 
 def main(names: list[str]) -> None:
-    os.environ.update(PICTURES)
+    os.environ.update(ENVIRONMENT)
     os.environ.pop("SOSM_NOTEBOOK_SMALL", None)
     paths = [HERE / f"{name}.ipynb" for name in names] or sorted(HERE.glob("*.ipynb"))
     for number, path in enumerate(paths, start=1):
