@@ -165,10 +165,7 @@ class Report:
         ]
         rows.append(("all", *(str(self.counts()[v]) for v in seen)))
         totals = [
-            (e.claim.item, e.claim.claim, *_cells(q), _verdict(e))
-            for e in self.entries
-            if e.claim.item.endswith("total")
-            for q in e.estimates
+            row for e in self.entries if e.claim.item.endswith("total") for row in _promise(e)
         ]
         lines = [
             *_markdown(("phase", *map(str, seen)), rows),
@@ -316,6 +313,15 @@ def _cells(q: Estimate) -> tuple[str, str, str]:
     return q.quantity.name + unit, q.quantity.expected, _measured(q)
 
 
+def _promise(entry: Entry) -> list[tuple[str, ...]]:
+    """A line for each quantity; what is said of all of them stands in the first."""
+    said, nothing = (entry.claim.item, entry.claim.claim), ("", "")
+    return [
+        (*(nothing if n else said), *_cells(q), "" if n else _verdict(entry))
+        for n, q in enumerate(entry.estimates)
+    ]
+
+
 def _measured(q: Estimate) -> str:
     if q.interval is None:
         return _number(q.mean)
@@ -324,7 +330,7 @@ def _measured(q: Estimate) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _verdict(entry: Entry) -> str:
