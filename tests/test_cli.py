@@ -325,8 +325,9 @@ def test_inspect_shows_the_end_of_a_text_that_was_remembered(tmp_path: Path):
     done = sosm("train", *words)
     assert done.exit_code == 0, done.output
     words = ["--run", str(run), "--file", str(data), "--remember", "64", "--out", str(page)]
-    done = sosm("inspect", *words)
+    done = sosm("inspect", *words, "--token", "9")
     assert done.exit_code == 0, done.output
+    assert "expected next with" in done.output
     assert "with 64 remembered behind them" in page.read_text(encoding="utf-8")
 
 

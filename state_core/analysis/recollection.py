@@ -61,7 +61,7 @@ def recollection(out: SOSMOutput, memory: TextMemory, position: int, spell: Spel
         _together(sum(given.values()), explained, spell),
     )
     rows = [_item(one, memory, given.get(one.item.position, 0.0), spell) for one in found]
-    table = tag("table", columns("270px"), rows, class_="kwic")
+    table = tag("table", columns("330px"), rows, class_="kwic")
     return tag("div", said, table, class_="prediction")
 
 

@@ -16,8 +16,7 @@ from state_core.errors import InputError
 if TYPE_CHECKING:
     from state_core.analysis.explorer import Reader
     from state_core.graph import EdgeProvenance, TokenGraph
-    from state_core.output import SOSMOutput
-    from state_core.training.tokenizer import Tokenizer
+    from state_core.output import SOSMOutput, Source
 
 SOURCES = 6
 
@@ -85,7 +84,7 @@ def inspect(
     console.print(_strongest(graph, pieces, edges))
     if token is not None:
         console.print(_row(graph, pieces, token))
-        console.print(_expected(read, pieces, token, tokenizer))
+        console.print(_expected(read, pieces, token, readers[0]))
     console.print(f"{len(ids)} tokens, {graph.stats().edges:,} edges. The report is {out}")
 
 
@@ -189,13 +188,13 @@ def _why(edge: EdgeProvenance, pieces: list[str]) -> str:
     return "one of the first" if edge.kind.name == "SINK" else f"{back} back" if back else "itself"
 
 
-def _expected(out: SOSMOutput, pieces: list[str], token: int, tokenizer: Tokenizer) -> Table:
+def _expected(out: SOSMOutput, pieces: list[str], token: int, reader: Reader) -> Table:
     """What the model expects after a token, and where that comes from."""
     from rich.text import Text
 
     log_p = out.logits[0, token].detach().double().log_softmax(-1)
     best = log_p.argmax()
-    word = tokenizer.pieces([int(best)])[0]
+    word = reader.tokenizer.pieces([int(best)])[0]
     table = Table(box=None, pad_edge=False)
     table.add_column("share", justify="right")
     table.add_column(
@@ -203,13 +202,20 @@ def _expected(out: SOSMOutput, pieces: list[str], token: int, tokenizer: Tokeniz
     )
     sources = [] if out.votes is None else out.explain_prediction(0, token).sources
     for source in sources[:SOURCES]:
-        where = "the vocabulary head"
-        if source.target is not None and source.kind is not None:
-            passage = "".join(pieces[max(0, source.target - 4) : source.target + 2])
-            kind = source.kind.name.lower()
-            where = f"{kind} edge, {token - source.target} back: “{_shown(passage)}”"
-        table.add_row(f"{source.share:.1%}", Text(where))
+        table.add_row(f"{source.share:.1%}", Text(_where(source, pieces, token, reader)))
     return table
+
+
+def _where(source: Source, pieces: list[str], token: int, reader: Reader) -> str:
+    """Where a share of a prediction comes from, with the passage."""
+    if source.item is not None and reader.memory is not None:
+        passage = reader.tokenizer.decode(reader.memory.passage(0, source.item, 4, 1))
+        return f"memory of token {source.item:,}: “{_shown(passage)}”"
+    if source.target is not None and source.kind is not None:
+        passage = "".join(pieces[max(0, source.target - 4) : source.target + 2])
+        kind = source.kind.name.lower()
+        return f"{kind} edge, {token - source.target} back: “{_shown(passage)}”"
+    return "the vocabulary head"
 
 
 def _shown(text: str) -> str:
